@@ -1,0 +1,155 @@
+// Device specifications: the one language in which people say which devices a machine has.
+//     blk,file=disk.img,serial=ABC123
+import { VirtioFault } from "./errors.js";
+import { BlockFeature } from "./words/block.js";
+
+/** Keys that every device takes. */
+export interface CommonSpec {
+  /** Which PCI interfaces the device has. Default off. */
+  readonly legacy?: "off" | "on" | "transitional" | undefined;
+  /** Offer RING_PACKED. */
+  readonly packed?: boolean | undefined;
+  /** Offer INDIRECT_DESC. */
+  readonly indirect?: boolean | undefined;
+  /** Offer EVENT_IDX. */
+  readonly eventIdx?: boolean | undefined;
+  /** Descriptors of each queue. */
+  readonly queueSize?: number | undefined;
+  /** MSI-X vectors. */
+  readonly vectors?: number | undefined;
+  /** Device features to offer or to hold back, by the specification's name. */
+  readonly features?: Readonly<Record<string, boolean>> | undefined;
+}
+
+/** A block device: `blk`. */
+export interface BlkOptions extends CommonSpec {
+  /** Image file. Without one the device has `size` bytes of memory. */
+  readonly file?: string | undefined;
+  /** Bytes, a multiple of 512; default 64 MiB. Not with `file`. */
+  readonly size?: number | undefined;
+  /** Default raw. */
+  readonly format?: "raw" | "qcow2" | undefined;
+  /** At most 20 bytes. */
+  readonly serial?: string | undefined;
+  readonly readonly?: boolean | undefined;
+  /** Request queues; default 1. */
+  readonly queues?: number | undefined;
+}
+
+/** A block device of a machine. */
+export interface BlkSpec extends BlkOptions {
+  readonly kind: "blk";
+}
+
+/** A device of a machine. */
+export type DeviceSpec = BlkSpec;
+
+/** Bytes of a memory disk that nobody sized. */
+export const DEFAULT_BLK_SIZE: number = 64 << 20;
+
+type Parse = (value: string) => unknown;
+
+const fail = (what: string): never => {
+  throw new VirtioFault("INVALID", what);
+};
+const text: Parse = (value) => (value === "" ? fail("is empty") : value);
+const oneOf =
+  (...words: readonly string[]): Parse =>
+  (value) =>
+    words.includes(value) ? value : fail(`is not one of ${words.join(", ")}`);
+const onOff: Parse = (value) => oneOf("on", "off")(value) === "on";
+const count =
+  (min: number, max: number): Parse =>
+  (value) => {
+    const n = /^\d+$/.test(value) ? Number(value) : Number.NaN;
+    return n >= min && n <= max ? n : fail(`is not a whole number from ${min} to ${max}`);
+  };
+
+/** A size as dd(1) takes it: a whole number, then k, m, g or t (powers of 1024) or b (512). @throws VirtioFault INVALID */
+export function parseSize(value: string): number {
+  const match = /^(\d+)([bkmgt]?)$/i.exec(value);
+  const unit =
+    { b: 512, k: 2 ** 10, m: 2 ** 20, g: 2 ** 30, t: 2 ** 40, "": 1 }[
+      match?.[2]?.toLowerCase() ?? ""
+    ] ?? 1;
+  const n = match === null ? Number.NaN : Number(match[1]) * unit;
+  return Number.isSafeInteger(n) ? n : fail(`'${value}' is not a size such as 512, 64k or 1m`);
+}
+
+const mediaSize: Parse = (value) => {
+  const n = parseSize(value);
+  return n > 0 && n % 512 === 0 ? n : fail("is not a positive multiple of 512");
+};
+const serial: Parse = (value) =>
+  /^[\x21-\x7e]{1,20}$/.test(value) ? value : fail("is not 1 to 20 printable ASCII characters");
+
+/** Keys of the language: the option each sets, and how its value reads. */
+type Keys = Readonly<Record<string, readonly [option: string, parse: Parse]>>;
+
+const commonKeys: Keys = {
+  legacy: ["legacy", oneOf("off", "on", "transitional")],
+  packed: ["packed", onOff],
+  indirect: ["indirect", onOff],
+  event_idx: ["eventIdx", onOff],
+  "queue-size": ["queueSize", count(1, 32768)],
+  vectors: ["vectors", count(0, 2048)],
+};
+
+const kinds: Readonly<
+  Record<DeviceSpec["kind"], { readonly keys: Keys; readonly features: readonly string[] }>
+> = {
+  blk: {
+    keys: {
+      file: ["file", text],
+      size: ["size", mediaSize],
+      format: ["format", oneOf("raw", "qcow2")],
+      serial: ["serial", serial],
+      readonly: ["readonly", onOff],
+      queues: ["queues", count(1, 64)],
+    },
+    features: Object.keys(BlockFeature).filter((name) => !/^\d+$/.test(name)),
+  },
+};
+
+/**
+ * Reads one specification: a kind, then keys. A feature of the device is a key too, by its lower-case name: `discard=off`.
+ * @throws VirtioFault INVALID, naming what is wrong and what would be right
+ */
+export function parseDeviceSpec(spec: string): DeviceSpec {
+  const refuse = (what: string): never => fail(`device '${spec}': ${what}`);
+  const [kind = "", ...pairs] = spec.split(",");
+  const table = Object.hasOwn(kinds, kind)
+    ? kinds[kind as DeviceSpec["kind"]]
+    : refuse(`no such kind '${kind}' (there is: ${Object.keys(kinds).join(", ")})`);
+  const keys: Keys = { ...table.keys, ...commonKeys };
+  const options: Record<string, unknown> = {};
+  const features: Record<string, boolean> = {};
+  for (const pair of pairs) {
+    const [key = "", ...rest] = pair.split("=");
+    const value = rest.join("=");
+    if (rest.length === 0) refuse(`'${pair}' is not of the form key=value`);
+    const feature = table.features.find((name) => name.toLowerCase() === key);
+    const row = Object.hasOwn(keys, key) ? keys[key] : undefined;
+    if (row === undefined && feature === undefined)
+      refuse(
+        `unknown key '${key}' (${kind} takes: ${Object.keys(keys).join(", ")}, or a feature such as ${table.features.at(-1)?.toLowerCase()}=off)`,
+      );
+    try {
+      if (row !== undefined) {
+        if (Object.hasOwn(options, row[0])) refuse(`'${key}' is given twice`);
+        options[row[0]] = row[1](value);
+      } else if (feature !== undefined) features[feature] = onOff(value) === true;
+    } catch (error) {
+      if (error instanceof VirtioFault && !error.message.startsWith("device "))
+        refuse(`${key}=${value}: ${error.message}`);
+      throw error;
+    }
+  }
+  if (options["file"] !== undefined && options["size"] !== undefined)
+    refuse("'size' does not go with 'file'");
+  return {
+    kind: kind as DeviceSpec["kind"],
+    ...options,
+    ...(Object.keys(features).length > 0 ? { features } : {}),
+  };
+}

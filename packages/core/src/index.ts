@@ -1,0 +1,74 @@
+export { attachContext } from "./context.js";
+export type { ConfigField, ConfigSpace, InterruptKind, QueueSpec, VirtioDevice } from "./device.js";
+export {
+  type BlkOptions,
+  type BlkSpec,
+  type CommonSpec,
+  DEFAULT_BLK_SIZE,
+  type DeviceSpec,
+  parseDeviceSpec,
+  parseSize,
+} from "./device-spec.js";
+export type { Disk, TransferOptions } from "./disk.js";
+export type {
+  AttachContext,
+  Attached,
+  BusDriver,
+  Driver,
+  DriverContext,
+  KernelModule,
+  Log,
+  Published,
+  VirtioNode,
+} from "./driver.js";
+export {
+  Errno,
+  type ErrnoName,
+  type FaultCode,
+  type FaultDetails,
+  VirtioFault,
+} from "./errors.js";
+export {
+  describeFeatures,
+  type EnumMember,
+  type EnumMembers,
+  type FeatureName,
+  type FeatureSet,
+  featureSet,
+  featureSetFromWords,
+} from "./features.js";
+export type { InterruptCounter, Machine } from "./machine.js";
+export {
+  type DmaMemory,
+  type DmaRegion,
+  DmaWindow,
+  type DmaWindowOptions,
+  type GuestMemory,
+  type GuestMemoryRegion,
+  GuestRegions,
+} from "./memory.js";
+export type {
+  AddressRange,
+  IoRegion,
+  PciAddress,
+  PciBus,
+  PciFunction,
+  PciInterrupts,
+} from "./pci.js";
+export type { Endpoint, NetworkInterface, Port } from "./streams.js";
+export { type SysctlLeaf, type SysctlNode, SysctlTree } from "./sysctl.js";
+export type { Callout, TaskQueue } from "./tasks.js";
+export {
+  resolveTunables,
+  type TunableSources,
+  type TunableSpec,
+  type Tunables,
+} from "./tunables.js";
+export type { QueueCounters, Virtqueue } from "./virtqueue.js";
+export {
+  DeviceStatus,
+  DeviceType,
+  deviceTypeNames,
+  ReservedFeature,
+  reservedFeatureNames,
+} from "./words/device.js";

@@ -1,0 +1,116 @@
+// The words of the block device: virtio 1.4 §5.2. Offsets and sizes in bytes; a sector is always 512 bytes.
+
+import type { ConfigField } from "../device.js";
+
+/** Bytes of a sector: the unit of `capacity` and of a request's `sector`, whatever blk_size says (virtio 1.4 §5.2.4). */
+export const SECTOR_SIZE = 512;
+
+/** Feature bits (virtio 1.4 §5.2.3). Bit numbers. */
+export enum BlockFeature {
+  /** §5.2.3.1, legacy interface only */
+  BARRIER = 0,
+  /** `size_max` is valid */
+  SIZE_MAX = 1,
+  /** `seg_max` is valid */
+  SEG_MAX = 2,
+  /** `geometry` is valid */
+  GEOMETRY = 4,
+  /** read-only */
+  RO = 5,
+  /** `blk_size` is valid */
+  BLK_SIZE = 6,
+  /** §5.2.3.1, legacy interface only */
+  SCSI = 7,
+  /** flush command */
+  FLUSH = 9,
+  /** `topology` is valid */
+  TOPOLOGY = 10,
+  /** cache mode can be read and written */
+  CONFIG_WCE = 11,
+  /** several request queues */
+  MQ = 12,
+  /** discard command */
+  DISCARD = 13,
+  /** write zeroes command */
+  WRITE_ZEROES = 14,
+  /** lifetime command */
+  LIFETIME = 15,
+  /** secure erase command */
+  SECURE_ERASE = 16,
+  /** zoned block device */
+  ZONED = 17,
+}
+
+/** Names of the fields of `struct virtio_blk_config`. */
+export type BlockConfigField =
+  | "capacity"
+  | "sizeMax"
+  | "segMax"
+  | "cylinders"
+  | "heads"
+  | "sectors"
+  | "blkSize"
+  | "physicalBlockExp"
+  | "alignmentOffset"
+  | "minIoSize"
+  | "optIoSize"
+  | "writeback"
+  | "numQueues"
+  | "maxDiscardSectors"
+  | "maxDiscardSeg"
+  | "discardSectorAlignment"
+  | "maxWriteZeroesSectors"
+  | "maxWriteZeroesSeg"
+  | "writeZeroesMayUnmap";
+
+/** Fields of `struct virtio_blk_config` (virtio 1.4 §5.2.4): offset, width. */
+export const BlockConfig: Readonly<Record<BlockConfigField, ConfigField>> = {
+  capacity: [0, 8],
+  sizeMax: [8, 4],
+  segMax: [12, 4],
+  cylinders: [16, 2],
+  heads: [18, 1],
+  sectors: [19, 1],
+  blkSize: [20, 4],
+  physicalBlockExp: [24, 1],
+  alignmentOffset: [25, 1],
+  minIoSize: [26, 2],
+  optIoSize: [28, 4],
+  writeback: [32, 1],
+  numQueues: [34, 2],
+  maxDiscardSectors: [36, 4],
+  maxDiscardSeg: [40, 4],
+  discardSectorAlignment: [44, 4],
+  maxWriteZeroesSectors: [48, 4],
+  maxWriteZeroesSeg: [52, 4],
+  writeZeroesMayUnmap: [56, 1],
+};
+
+/** Bytes of `struct virtio_blk_config` (virtio 1.4 §5.2.4). */
+export const BLOCK_CONFIG_SIZE = 96;
+
+/** Request types (virtio 1.4 §5.2.6). */
+export enum BlockRequestType {
+  IN = 0,
+  OUT = 1,
+  FLUSH = 4,
+  GET_ID = 8,
+  GET_LIFETIME = 10,
+  DISCARD = 11,
+  WRITE_ZEROES = 13,
+  SECURE_ERASE = 14,
+}
+
+/** Bytes of the request header: le32 type, le32 reserved, le64 sector (virtio 1.4 §5.2.6). */
+export const BLOCK_HEADER_SIZE = 16;
+/** Bytes of the answer to GET_ID: an ASCII string, NUL-padded, not terminated when 20 long (virtio 1.4 §5.2.6). */
+export const BLOCK_ID_SIZE = 20;
+/** Bytes of a discard or write zeroes segment: le64 sector, le32 num_sectors, le32 flags (virtio 1.4 §5.2.6). */
+export const BLOCK_RANGE_SIZE = 16;
+
+/** Request status (virtio 1.4 §5.2.6). */
+export enum BlockStatus {
+  OK = 0,
+  IOERR = 1,
+  UNSUPP = 2,
+}

@@ -1,0 +1,11 @@
+import { defineConfig } from "tsup";
+import { library } from "../../tsup.config.base.js";
+
+export default defineConfig(
+  library({
+    index: "src/index.ts",
+    "words/block": "src/words/block.ts",
+    "words/ring": "src/words/ring.ts",
+    "words/pci": "src/words/pci.ts",
+  }),
+);
