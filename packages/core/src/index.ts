@@ -37,6 +37,7 @@ export {
   featureSet,
   featureSetFromWords,
 } from "./features.js";
+export { InterruptLine, type LineService } from "./interrupt-line.js";
 export type { InterruptCounter, Machine } from "./machine.js";
 export {
   type DmaMemory,

@@ -1,6 +1,8 @@
 // PCI as a transport needs it: functions, register regions, interrupts.
 import type { InterruptKind } from "./device.js";
 import type { VirtioFault } from "./errors.js";
+import type { DmaMemory } from "./memory.js";
+import type { TaskQueue } from "./tasks.js";
 
 /**
  * Registers of one machine. Accesses take effect in call order, post() included. Calls made in one turn without awaiting travel
@@ -38,6 +40,8 @@ export interface PciFunction {
 
 /** How one function's interrupts reach the driver. */
 export interface PciInterrupts {
+  /** Number of the function's level-triggered line, as boot lines and vmstat -i show it. */
+  readonly irq: number;
   /** What this machine can deliver as an event. A transport never chooses a kind that is not in here. */
   readonly deliverable: readonly Exclude<InterruptKind, "none">[];
   /** Message address and data to program for vector `n`, and the handler to run as a task. `name` is for vmstat -i. */
@@ -61,8 +65,12 @@ export interface AddressRange {
   readonly length: number;
 }
 
-/** One PCI root. */
+/** One PCI root, with what a driver of a device on it needs of the machine. */
 export interface PciBus {
+  readonly memory: DmaMemory;
+  readonly tasks: TaskQueue;
+  /** Lets the devices run one step where they live in this thread (embedded machine); elsewhere nothing. */
+  poll(): void;
   functions(): Promise<readonly PciFunction[]>;
   /** Where BARs may be put that no firmware placed. */
   readonly windows: { readonly memory: AddressRange; readonly io: AddressRange };

@@ -1,0 +1,54 @@
+// What a device model is to the function that carries it.
+import type { DeviceType, TaskQueue } from "@virtio/core";
+import type { DeviceChain, SplitDeviceQueue } from "@virtio/ring";
+import type { RegisterSpace } from "./registers.js";
+import type { RuleBook } from "./rules/rule-book.js";
+
+/** What a function gives its model. */
+export interface ModelHost {
+  /** The model's lane: work starts here, never inside the driver's call. */
+  readonly tasks: TaskQueue;
+  /** Counts work outside the machine (see Scheduler). */
+  outside<T>(work: Promise<T>): Promise<T>;
+  /** Words of the feature bits the driver accepted. */
+  readonly features: readonly number[];
+  /** The queue, when the driver enabled it and the device runs. */
+  queue(index: number): SplitDeviceQueue | null;
+  /** A chain was taken: for the rule book. */
+  taken(queue: SplitDeviceQueue, chain: DeviceChain): void;
+  /** Chains of this queue were given back: interrupts the driver if it wants that. */
+  used(index: number): void;
+  /** Device configuration changed: the generation changes and the driver is told. */
+  configChanged(): void;
+  /** A rule of the device's own language was broken, or kept. */
+  readonly rules: RuleBook | null;
+}
+
+/** One device type's behaviour, over any transport. */
+export interface DeviceModel {
+  readonly type: DeviceType;
+  /** `blk0` */
+  readonly name: string;
+  /** PCI class code, 24 bits. */
+  readonly classCode: number;
+  /** Words of the feature bits of the device type. */
+  readonly features: readonly number[];
+  /** Which features need which: accepted ones are closed under it (virtio 1.4 §2.2.1). Pairs of bit numbers. */
+  readonly prerequisites: readonly (readonly [bit: number, needs: number])[];
+  /** Queues of the device. */
+  readonly queues: number;
+  readonly config: RegisterSpace;
+  /** Feature bit that gates a configuration offset; undefined: always there. */
+  configGate(offset: number): number | undefined;
+  /** Once, by the function that carries it. */
+  connect(host: ModelHost): void;
+  /** The driver rang this queue's doorbell, or the device just started; called in the model's lane. */
+  notified(queue: number): void;
+  /**
+   * The driver wants a reset, of the device or of one queue. Chains taken before are not given back, and guest memory is not
+   * written any more once the reset is done: null when it is already, else when it is. The driver sees the reset go on until then.
+   */
+  reset(queue?: number): Promise<void> | null;
+  /** Gives back ends behind the device back: files. */
+  close(): Promise<void>;
+}

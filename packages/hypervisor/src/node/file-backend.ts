@@ -1,0 +1,94 @@
+// A block backend over an image file.
+import { constants } from "node:fs";
+import { type FileHandle, open } from "node:fs/promises";
+import { VirtioFault } from "@virtio/core";
+import type { BlockBackend } from "../block-backend.js";
+
+/** Bytes of a file, read and written in place. One writer at a time: the file is not locked. */
+export class FileBackend implements BlockBackend {
+  readonly size: number;
+  readonly readOnly: boolean;
+  readonly #file: FileHandle;
+
+  constructor(file: FileHandle, size: number, readOnly: boolean) {
+    this.#file = file;
+    this.size = size;
+    this.readOnly = readOnly;
+  }
+
+  /**
+   * Opens an image.
+   * @throws VirtioFault NOT_FOUND, READ_ONLY, INVALID (not a file, or not a positive multiple of 512 bytes), IO
+   */
+  static async open(
+    path: string,
+    options: { readonly readOnly?: boolean } = {},
+  ): Promise<FileBackend> {
+    const { readOnly = false } = options;
+    const file = await open(path, readOnly ? constants.O_RDONLY : constants.O_RDWR).catch(
+      (error: NodeJS.ErrnoException) => {
+        if (error.code === "ENOENT") throw new VirtioFault("NOT_FOUND", `${path}: no such file`);
+        if (error.code === "EACCES" || error.code === "EROFS" || error.code === "EPERM")
+          throw new VirtioFault(
+            "READ_ONLY",
+            `${path}: cannot be opened for ${readOnly ? "reading" : "writing (readonly=on would only read it)"}`,
+          );
+        if (error.code === "EISDIR")
+          throw new VirtioFault("INVALID", `${path}: is a directory, not an image`);
+        throw new VirtioFault("IO", `${path}: ${error.message}`, { cause: error });
+      },
+    );
+    const { size } = await file.stat();
+    if (size === 0 || size % 512 !== 0) {
+      await file.close();
+      throw new VirtioFault(
+        "INVALID",
+        `${path}: ${size} bytes is not a positive multiple of 512, so it is no raw image`,
+      );
+    }
+    return new FileBackend(file, size, readOnly);
+  }
+
+  async read(position: number, into: readonly Uint8Array[]): Promise<void> {
+    await whole(
+      into,
+      async (pieces, done) => (await this.#file.readv(pieces, position + done)).bytesRead,
+    );
+  }
+
+  async write(position: number, from: readonly Uint8Array[]): Promise<void> {
+    await whole(
+      from,
+      async (pieces, done) => (await this.#file.writev(pieces, position + done)).bytesWritten,
+    );
+  }
+
+  flush(): Promise<void> {
+    return this.#file.datasync();
+  }
+
+  async close(): Promise<void> {
+    await this.#file.close();
+  }
+}
+
+/** Again and again until every piece is through; each step must move something. */
+async function whole(
+  pieces: readonly Uint8Array[],
+  step: (pieces: readonly Uint8Array[], done: number) => Promise<number>,
+): Promise<void> {
+  const total = pieces.reduce((sum, piece) => sum + piece.length, 0);
+  let done = 0;
+  let left = pieces;
+  while (done < total) {
+    const n = await step(left, done);
+    if (n === 0) throw new VirtioFault("IO", `the image ended ${total - done} bytes early`);
+    done += n;
+    let skip = n;
+    left = left.flatMap((piece) => {
+      const cut = Math.min(skip, piece.length);
+      skip -= cut;
+      return cut === piece.length ? [] : [piece.subarray(cut)];
+    });
+  }
+}

@@ -1,0 +1,21 @@
+import { resolve } from "node:path";
+import { type BlkSpec, VirtioFault } from "@virtio/core";
+import type { BlockBackend } from "../block-backend.js";
+import { FileBackend } from "./file-backend.js";
+
+export { FileBackend } from "./file-backend.js";
+
+/**
+ * Opens the image of a specification: what `embedded({ open })` asks for.
+ * @param cwd - folder that relative paths are relative to
+ * @throws VirtioFault as FileBackend.open, and UNSUPPORTED for a format that is not raw
+ */
+export async function openImage(spec: BlkSpec, cwd: string): Promise<BlockBackend> {
+  const { file = "", format = "raw", readonly = false } = spec;
+  if (format !== "raw")
+    throw new VirtioFault(
+      "UNSUPPORTED",
+      `${file}: the embedded machine reads raw images; ${format} needs --machine qemu`,
+    );
+  return FileBackend.open(resolve(cwd, file), { readOnly: readonly });
+}

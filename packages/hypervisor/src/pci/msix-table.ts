@@ -1,0 +1,65 @@
+// The MSI-X table and pending bits of one function (PCI 3.0 §6.8.2).
+import { MSIX_ENTRY_SIZE } from "@virtio/core/pci";
+import type { RegisterSpace } from "../registers.js";
+
+/** Vector control: the vector is masked. */
+const MASKED = 1;
+/** Offset of the pending bits in the BAR. */
+export const PENDING_AT = 0x800;
+const WORDS = MSIX_ENTRY_SIZE / 4;
+
+/** Delivers a message: a write of `data` to `address`. */
+export type SendMessage = (address: number, data: number) => void;
+
+/** A BAR of `length` bytes: the table, then the pending bits. */
+export class MsixTable implements RegisterSpace {
+  readonly length = 0x1000;
+  readonly vectors: number;
+  /** The message control word enables MSI-X, and whether it masks every vector. */
+  enabled = false;
+  masked = false;
+  readonly #entries: Uint32Array;
+  readonly #pending: Set<number> = new Set();
+  readonly #send: SendMessage;
+
+  constructor(vectors: number, send: SendMessage) {
+    this.vectors = vectors;
+    this.#entries = new Uint32Array(vectors * WORDS);
+    for (let v = 0; v < vectors; v++) this.#entries[v * WORDS + 3] = MASKED;
+    this.#send = send;
+  }
+
+  read(offset: number, width: 1 | 2 | 4): number {
+    if (width !== 4) return 0;
+    if (offset < PENDING_AT) return this.#entries[offset >>> 2] ?? 0;
+    let bits = 0;
+    const first = (offset - PENDING_AT) * 8;
+    for (const vector of this.#pending)
+      if (vector >= first && vector < first + 32) bits |= 1 << (vector - first);
+    return bits >>> 0;
+  }
+
+  write(offset: number, width: 1 | 2 | 4, value: number): void {
+    const word = offset >>> 2;
+    if (width !== 4 || offset >= PENDING_AT || word >= this.#entries.length) return;
+    this.#entries[word] = value;
+    this.deliverPending();
+  }
+
+  /** Sends the vector's message, or keeps it pending while it is masked. */
+  raise(vector: number): void {
+    if (vector >= this.vectors) return;
+    this.#pending.add(vector);
+    this.deliverPending();
+  }
+
+  /** Sends what is pending and no longer masked. */
+  deliverPending(): void {
+    if (!this.enabled || this.masked) return;
+    for (const vector of [...this.#pending]) {
+      if (((this.#entries[vector * WORDS + 3] ?? 0) & MASKED) !== 0) continue;
+      this.#pending.delete(vector);
+      this.#send(this.#entries[vector * WORDS] ?? 0, this.#entries[vector * WORDS + 2] ?? 0);
+    }
+  }
+}

@@ -1,0 +1,182 @@
+// The PCI root of the embedded machine: functions in slots, interrupt lines and messages.
+import {
+  type DmaMemory,
+  type InterruptCounter,
+  InterruptLine,
+  type IoRegion,
+  type PciAddress,
+  type PciBus,
+  type PciFunction,
+  type PciInterrupts,
+  type TaskQueue,
+  VirtioFault,
+} from "@virtio/core";
+import { PciCommand, PciRegister } from "@virtio/core/pci";
+import { allOnes, type RegisterSpace } from "../registers.js";
+import type { PciConfiguration } from "./configuration.js";
+
+/** Where messages go: writes below this address with a vector as data (like the local APIC's). */
+const MESSAGE_ADDRESS = 0xfee0_0000;
+/** First number that vmstat -i gives a message, as FreeBSD does. */
+const FIRST_MESSAGE_IRQ = 256;
+/** Lines PIRQE# to PIRQH# of a q35, which four slots in turn share. */
+const FIRST_LINE = 20;
+const LINES = 4;
+
+interface Message {
+  readonly irq: string;
+  readonly name: string;
+  readonly handler: () => void;
+  count: number;
+}
+
+/** What the root needs of its machine. */
+export interface PciRootOptions {
+  readonly memory: DmaMemory;
+  /** The driver's lane. */
+  readonly tasks: TaskQueue;
+  readonly poll: () => void;
+  /** A line for the log. */
+  readonly log: (line: string) => void;
+  /** Resolves when the machine closes. */
+  readonly gone: Promise<VirtioFault>;
+}
+
+/** {@inheritDoc PciBus} */
+export class PciRoot implements PciBus {
+  readonly memory: DmaMemory;
+  readonly tasks: TaskQueue;
+  readonly windows: PciBus["windows"] = {
+    memory: { base: 0xe000_0000, length: 0x1000_0000 },
+    io: { base: 0xc000, length: 0x4000 },
+  };
+  onChange: ((address: PciAddress, what: "added" | "removed") => void) | null = null;
+  readonly poll: () => void;
+  readonly #gone: Promise<VirtioFault>;
+  readonly #lines: readonly InterruptLine[];
+  /** Functions that hold each line high. */
+  readonly #raised: readonly Set<number>[];
+  readonly #functions: PciFunction[] = [];
+  /** By message data. */
+  readonly #messages: (Message | null)[] = [];
+
+  constructor({ memory, tasks, poll, log, gone }: PciRootOptions) {
+    this.memory = memory;
+    this.tasks = tasks;
+    this.poll = poll;
+    this.#gone = gone;
+    this.#lines = Array.from(
+      { length: LINES },
+      (_, i) => new InterruptLine(FIRST_LINE + i, tasks, log),
+    );
+    this.#raised = this.#lines.map(() => new Set());
+  }
+
+  async functions(): Promise<readonly PciFunction[]> {
+    return [...this.#functions];
+  }
+
+  /** Counters of lines and messages that somebody handles or that have counted. */
+  interrupts(): readonly InterruptCounter[] {
+    const lines = this.#lines.map(({ irq, names, count }) => ({ irq, names, count }));
+    const messages = this.#messages.flatMap((m) =>
+      m === null ? [] : [{ irq: m.irq, names: [m.name], count: m.count }],
+    );
+    return [...lines, ...messages].filter(({ names, count }) => names.length > 0 || count > 0);
+  }
+
+  /** A message that a function sent. */
+  message(address: number, data: number): void {
+    const message = address === MESSAGE_ADDRESS ? this.#messages[data] : undefined;
+    if (message === undefined || message === null) return;
+    message.count += 1;
+    this.tasks.enqueue(message.handler);
+  }
+
+  /** The level of a slot's INTA#. */
+  setLine(slot: number, high: boolean): void {
+    const line = slot % LINES;
+    const raised = this.#raised[line];
+    if (high) raised?.add(slot);
+    else raised?.delete(slot);
+    this.#lines[line]?.set(raised !== undefined && raised.size > 0);
+  }
+
+  /** Puts a device into the next slot, from slot 1 on; returns its slot. */
+  add(configuration: PciConfiguration): number {
+    const slot = this.#functions.length + 1;
+    if (slot > 31) throw new VirtioFault("NO_SPACE", "no free PCI slot: 31 devices at most");
+    this.#functions.push({
+      address: { domain: 0, bus: 0, device: slot, function: 0 },
+      read: async (offset, width) => configuration.read(offset, width),
+      write: async (offset, width, value) => configuration.write(offset, width, value),
+      mapBar: async (index) => this.#map(configuration, index),
+      interrupts: this.#interruptsOf(slot, configuration),
+      gone: this.#gone,
+    });
+    return slot;
+  }
+
+  #interruptsOf(slot: number, configuration: PciConfiguration): PciInterrupts {
+    const held = new Set<number>();
+    let leave: (() => void) | null = null;
+    const line = this.#lines[slot % LINES] as InterruptLine;
+    configuration.set(PciRegister.INTERRUPT_LINE, 1, FIRST_LINE + (slot % LINES));
+    return {
+      irq: FIRST_LINE + (slot % LINES),
+      deliverable: ["msix", "msix-shared", "intx"],
+      message: async (_n, name, handler) => {
+        const data = this.#messages.length;
+        this.#messages.push({ irq: `irq${FIRST_MESSAGE_IRQ + data}`, name, handler, count: 0 });
+        held.add(data);
+        return { address: MESSAGE_ADDRESS, data };
+      },
+      line: async (name, service) => {
+        leave?.();
+        leave = line.join(name, service);
+      },
+      release: () => {
+        for (const data of held) this.#messages[data] = null;
+        held.clear();
+        leave?.();
+        leave = null;
+      },
+    };
+  }
+
+  #map(configuration: PciConfiguration, index: number): IoRegion {
+    const space = configuration.bar(index);
+    if (space === null) throw new VirtioFault("INVALID", `BAR ${index} is not placed`);
+    const decodes = (): boolean => (configuration.command & PciCommand.MEMORY) !== 0;
+    const checked = (offset: number, width: number): void => {
+      if (offset < 0 || offset % width !== 0 || offset + width > space.length)
+        throw new VirtioFault(
+          "INVALID",
+          `access of ${width} bytes at ${offset} of BAR ${index}, ${space.length} bytes`,
+        );
+    };
+    return region(space, decodes, checked);
+  }
+}
+
+function region(
+  space: RegisterSpace,
+  decodes: () => boolean,
+  checked: (offset: number, width: number) => void,
+): IoRegion {
+  return {
+    length: space.length,
+    read: async (offset, width) => {
+      checked(offset, width);
+      return decodes() ? space.read(offset, width) : allOnes(width);
+    },
+    write: async (offset, width, value) => {
+      checked(offset, width);
+      if (decodes()) space.write(offset, width, value >>> 0);
+    },
+    post: (offset, width, value) => {
+      checked(offset, width);
+      if (decodes()) space.write(offset, width, value >>> 0);
+    },
+  };
+}

@@ -1,0 +1,79 @@
+// Rules that a device sees in a split virtqueue: virtio 1.4 §2.7.
+import type { VirtioFault } from "@virtio/core";
+import type { DeviceChain, SplitDeviceQueue } from "@virtio/ring";
+import type { RuleBook } from "./rule-book.js";
+
+/** Clauses that the device end proves kept by taking a chain, and reports itself when one is broken. */
+const provenByTaking = [
+  "FRAMING-1",
+  "SPLIT-DESC-1",
+  "SPLIT-AVAIL-1",
+  "SPLIT-INDIRECT-1",
+  "SPLIT-INDIRECT-2",
+  "SPLIT-INDIRECT-3",
+  "SPLIT-INDIRECT-4",
+  "CLEANUP-1",
+  "RESFEAT-5",
+];
+
+/** Watches one enabled queue. */
+export class QueueRules {
+  readonly #book: RuleBook;
+  readonly #device: string;
+  readonly #eventIdx: boolean;
+
+  constructor(book: RuleBook, device: string, eventIdx: boolean) {
+    this.#book = book;
+    this.#device = device;
+    this.#eventIdx = eventIdx;
+  }
+
+  /** The driver enabled the queue. */
+  enabled(queue: SplitDeviceQueue): void {
+    this.#book.check("SPLIT-LAYOUT-1", true, this.#device, () => "");
+    const flags = queue.usedFlags;
+    this.#book.check(
+      "SPLIT-AVAILSUP-1",
+      flags === 0,
+      this.#device,
+      () => `used.flags is ${flags} when queue ${queue.index} is enabled`,
+    );
+  }
+
+  /** The driver rang. */
+  notified(queue: SplitDeviceQueue, suppressed: boolean): void {
+    if (!this.#eventIdx)
+      this.#book.check(
+        "SPLIT-AVAILSUP-3",
+        !suppressed,
+        this.#device,
+        () => `queue ${queue.index} rung though used.flags asks for no doorbell`,
+      );
+    this.#flags(queue);
+  }
+
+  /** The device took a chain. */
+  taken(queue: SplitDeviceQueue, chain: DeviceChain): void {
+    for (const clause of provenByTaking) this.#book.check(clause, true, this.#device, () => "");
+    const excessive = chain.segments > queue.size;
+    this.#book.check(
+      "FRAMING-2",
+      !excessive,
+      this.#device,
+      () => `chain ${chain.head} has ${chain.segments} segments`,
+    );
+    this.#flags(queue);
+  }
+
+  #flags(queue: SplitDeviceQueue): void {
+    const flags = queue.availableFlags;
+    const what = (): string => `avail.flags of queue ${queue.index} is ${flags}`;
+    if (this.#eventIdx) this.#book.check("SPLIT-USEDSUP-3", flags === 0, this.#device, what);
+    else this.#book.check("SPLIT-USEDSUP-1", flags <= 1, this.#device, what);
+  }
+
+  /** The device end found a rule broken. */
+  broken(fault: VirtioFault): void {
+    if (fault.clause !== undefined) this.#book.broken(fault.clause, this.#device, fault.message);
+  }
+}

@@ -1,0 +1,213 @@
+// Time and deferred work of the embedded machine.
+//
+// Work is queued in lanes: one for the driver's tasks, one for each device model. Within a lane tasks run in order, and never two
+// at a time. Without a seed lanes run in the order of their tasks, on the host's clock. With a seed the lane that runs next is
+// drawn at random, and time is virtual: it jumps to the next callout when nothing else can run. The same seed replays the same
+// interleaving.
+import { type Callout, type TaskQueue, VirtioFault } from "@virtio/core";
+import * as host from "./host-clock.js";
+
+/** Tasks that run before the host's event loop gets its turn. */
+const BATCH = 64;
+
+/** A queue of tasks of one party. */
+class Lane implements TaskQueue {
+  readonly #scheduler: Scheduler;
+  readonly tasks: (() => void)[] = [];
+  #head = 0;
+
+  constructor(scheduler: Scheduler) {
+    this.#scheduler = scheduler;
+  }
+
+  get waiting(): number {
+    return this.tasks.length - this.#head;
+  }
+
+  now(): number {
+    return this.#scheduler.now();
+  }
+
+  enqueue(task: () => void): void {
+    this.tasks.push(task);
+    this.#scheduler.queued(this);
+  }
+
+  callout(delayMs: number, task: () => void): Callout {
+    return this.#scheduler.callout(delayMs, () => this.enqueue(task));
+  }
+
+  /** Runs the oldest task. */
+  run(): void {
+    const task = this.tasks[this.#head] as () => void;
+    this.#head += 1;
+    if (this.#head === this.tasks.length) {
+      this.tasks.length = 0;
+      this.#head = 0;
+    }
+    task();
+  }
+}
+
+interface Timer {
+  readonly due: number;
+  readonly task: () => void;
+}
+
+/** How a {@link Scheduler} orders work. */
+export interface SchedulerOptions {
+  /** Virtual time and a random, replayable order. Absent: the host's clock and order of arrival. */
+  readonly seed?: number;
+}
+
+/** The scheduler of one machine. */
+export class Scheduler {
+  readonly #random: (() => number) | null;
+  readonly #lanes: Lane[] = [];
+  /** Without a seed: the lanes of queued tasks, in order of arrival. */
+  #order: Lane[] = [];
+  readonly #timers = new Set<Timer>();
+  readonly #hostTimers = new Set<() => void>();
+  #time = 0;
+  #running = false;
+  #outside = 0;
+  #closed = false;
+
+  constructor(options: SchedulerOptions = {}) {
+    this.#random = options.seed === undefined ? null : xorshift(options.seed);
+  }
+
+  /** A new lane. */
+  lane(): TaskQueue {
+    const lane = new Lane(this);
+    this.#lanes.push(lane);
+    return lane;
+  }
+
+  now(): number {
+    return this.#random === null ? host.now() : this.#time;
+  }
+
+  /** Counts work outside the machine, such as a file being read: virtual time stands still until it is done. */
+  async outside<T>(work: Promise<T>): Promise<T> {
+    this.#outside += 1;
+    try {
+      return await work;
+    } finally {
+      this.#outside -= 1;
+      this.#start();
+    }
+  }
+
+  callout(delayMs: number, task: () => void): Callout {
+    if (this.#closed) return { stop: () => {} };
+    if (this.#random === null) {
+      const done = (): void => {
+        this.#hostTimers.delete(cancel);
+        task();
+      };
+      const cancel = host.timer(delayMs, done);
+      this.#hostTimers.add(cancel);
+      return {
+        stop: () => {
+          this.#hostTimers.delete(cancel);
+          cancel();
+        },
+      };
+    }
+    const timer = { due: this.#time + delayMs, task };
+    this.#timers.add(timer);
+    this.#start();
+    return { stop: () => void this.#timers.delete(timer) };
+  }
+
+  /** A lane has a new task. */
+  queued(lane: TaskQueue): void {
+    if (this.#random === null) this.#order.push(lane as Lane);
+    this.#start();
+  }
+
+  /** Runs one waiting task of each lane but `except`, now: how a driver that polls drives the devices. */
+  step(except: TaskQueue): void {
+    for (const lane of this.#lanes) if (lane !== except && lane.waiting > 0) lane.run();
+  }
+
+  /** Nothing runs any more, now or later. */
+  close(): void {
+    this.#closed = true;
+    for (const cancel of this.#hostTimers) cancel();
+    this.#hostTimers.clear();
+    this.#timers.clear();
+    this.#order = [];
+  }
+
+  #start(): void {
+    if (this.#running || this.#closed) return;
+    this.#running = true;
+    host.defer(() => this.#turn());
+  }
+
+  #turn(): void {
+    this.#running = false;
+    try {
+      if (this.#random === null) this.#runInOrder();
+      else this.#runDrawn(this.#random);
+    } finally {
+      // A task that throws must not stop the others; its error goes to the host as uncaught.
+      if (!this.#closed && this.#more()) this.#start();
+    }
+  }
+
+  #more(): boolean {
+    if (this.#random === null) return this.#order.length > 0;
+    return (
+      this.#lanes.some((lane) => lane.waiting > 0) || (this.#timers.size > 0 && this.#outside === 0)
+    );
+  }
+
+  #runInOrder(): void {
+    const batch = this.#order.splice(0, BATCH);
+    for (const [i, lane] of batch.entries()) {
+      try {
+        // step() may have run it already.
+        if (lane.waiting > 0 && !this.#closed) lane.run();
+      } catch (error) {
+        this.#order.unshift(...batch.slice(i + 1));
+        throw error;
+      }
+    }
+  }
+
+  /** One task a turn, so that promises settle between two tasks. */
+  #runDrawn(random: () => number): void {
+    const ready = this.#lanes.filter((lane) => lane.waiting > 0);
+    const drawn = ready[Math.floor(random() * ready.length)];
+    if (drawn !== undefined) {
+      drawn.run();
+      return;
+    }
+    if (this.#outside > 0) return;
+    const next = [...this.#timers].reduce<Timer | null>(
+      (a, b) => (a === null || b.due < a.due ? b : a),
+      null,
+    );
+    if (next === null) return;
+    this.#timers.delete(next);
+    this.#time = next.due;
+    next.task();
+  }
+}
+
+/** xorshift32: numbers in [0, 1), the same for the same seed. */
+function xorshift(seed: number): () => number {
+  if (!Number.isInteger(seed))
+    throw new VirtioFault("INVALID", `seed ${seed} is not a whole number`);
+  // A state of 0 would stay 0.
+  let state = (seed ^ 0x9e37_79b9) | 0 || 1;
+  return () => {
+    state ^= state << 13;
+    state ^= state >>> 17;
+    state ^= state << 5;
+    return (state >>> 0) / 0x1_0000_0000;
+  };
+}

@@ -1,0 +1,16 @@
+// The ordered accesses to memory that both ends share: the only ones. Everything else about memory order in this package follows
+// from them, and a test can substitute this module.
+//
+// JavaScript's Atomics are sequentially consistent. So a store here is seen before any later load here is done (the full barrier of
+// virtio 1.4 §2.7.13.4.1), a plain store before a store here is seen before it (§2.7.13.3.1), and a plain load after a load here
+// is done after it (§2.7.14).
+
+/** Reads an index, a flags or an event field that the other end writes. */
+export function loadIndex(ring: Uint16Array, at: number): number {
+  return Atomics.load(ring, at);
+}
+
+/** Writes an index, a flags or an event field that the other end reads: everything stored before it is visible first. */
+export function storeIndex(ring: Uint16Array, at: number, value: number): void {
+  Atomics.store(ring, at, value);
+}

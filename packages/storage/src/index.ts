@@ -1,0 +1,2 @@
+export { type Bio, BioCommand } from "./bio.js";
+export { type DiskProvider, StrategyDisk } from "./strategy-disk.js";

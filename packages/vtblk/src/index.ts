@@ -1,0 +1,2 @@
+export { kernelModule } from "./module.js";
+export { type VtblkOptions, vtblk } from "./vtblk.js";
