@@ -100,6 +100,11 @@ export class PciConfiguration {
   read(offset: number, width: 1 | 2 | 4): number {
     if (offset < 0 || offset % width !== 0 || offset + width > SIZE) return allOnes(width);
     this.onRead?.(offset, width);
+    return this.peek(offset, width);
+  }
+
+  /** What a read would give, without what a read does. */
+  peek(offset: number, width: 1 | 2 | 4): number {
     let value = 0;
     for (let i = width - 1; i >= 0; i--) value = value * 256 + (this.#bytes[offset + i] ?? 0);
     return value;

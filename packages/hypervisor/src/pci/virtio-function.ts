@@ -245,7 +245,7 @@ export class VirtioFunction {
   #windowWrite(configuration: PciConfiguration, at: number): void {
     const target = this.#window(configuration, at);
     if (target !== null)
-      target.space.write(target.offset, target.width, configuration.read(at + 16, target.width));
+      target.space.write(target.offset, target.width, configuration.peek(at + 16, target.width));
   }
 
   // ── the structures BAR ──────────────────────────────────────────────────────

@@ -1,0 +1,260 @@
+// A guest without a driver: it drives one function by its registers, in any order, right or wrong.
+import {
+  type DeviceSpec,
+  DeviceStatus,
+  type DmaRegion,
+  type IoRegion,
+  type Machine,
+  type PciFunction,
+} from "@virtio/core";
+import {
+  CommonConfig,
+  PciCapability,
+  PciCommand,
+  PciRegister,
+  VirtioCapability,
+} from "@virtio/core/pci";
+import { blk, embedded, MemoryBackend, RuleBook } from "../src/index.js";
+
+const STRUCTURES_BAR = 4;
+const MSIX_BAR = 1;
+
+/** A whole life of one block device, by hand. */
+export class BareGuest {
+  readonly rules = new RuleBook();
+  readonly lines: string[] = [];
+  readonly content = new Uint8Array(1 << 20);
+  machine!: Machine;
+  fn!: PciFunction;
+  #io!: IoRegion;
+  #msix!: IoRegion;
+  #regions = new Map<VirtioCapability, { at: number; offset: number; length: number }>();
+  msixAt = 0;
+  ring!: DmaRegion;
+  data!: DmaRegion;
+  descriptors!: Uint32Array;
+  available!: Uint16Array;
+  used!: Uint32Array;
+  size = 8;
+  #next = 0;
+
+  static async start(
+    options: Partial<DeviceSpec> & { readOnly?: boolean } = {},
+  ): Promise<BareGuest> {
+    const guest = new BareGuest();
+    const { readOnly = false, ...spec } = options;
+    guest.content.forEach((_, i) => {
+      guest.content[i] = (i >>> 9) + i;
+    });
+    const backend = new MemoryBackend(guest.content, { readOnly });
+    guest.machine = await embedded({
+      devices: [blk({ serial: "BARE", ...spec, backend })],
+      rules: guest.rules,
+      memory: 1 << 20,
+      log: (line) => guest.lines.push(line),
+    });
+    const [bus] = guest.machine.buses;
+    if (bus?.kind !== "pci") throw new Error("no PCI bus");
+    const [fn] = await bus.bus.functions();
+    if (fn === undefined) throw new Error("no function");
+    guest.fn = fn;
+    await fn.write(PciRegister.BAR0 + STRUCTURES_BAR * 4, 4, 0xe000_0000);
+    await fn.write(PciRegister.BAR0 + MSIX_BAR * 4, 4, 0xe010_0000);
+    await fn.write(PciRegister.COMMAND, 2, PciCommand.MEMORY | PciCommand.BUS_MASTER);
+    guest.#io = await fn.mapBar(STRUCTURES_BAR);
+    guest.#msix = await fn.mapBar(MSIX_BAR);
+    for (
+      let at = await fn.read(PciRegister.CAPABILITIES, 1);
+      at !== 0;
+      at = await fn.read(at + 1, 1)
+    ) {
+      const id = await fn.read(at, 1);
+      if (id === PciCapability.MSIX) guest.msixAt = at;
+      if (id === PciCapability.VENDOR)
+        guest.#regions.set(await fn.read(at + 3, 1), {
+          at,
+          offset: await fn.read(at + 8, 4),
+          length: await fn.read(at + 12, 4),
+        });
+    }
+    guest.ring = guest.machine.memory.allocate(8192, 4096);
+    guest.data = guest.machine.memory.allocate(65536, 4096);
+    return guest;
+  }
+
+  capability(type: VirtioCapability): { at: number; offset: number; length: number } {
+    const region = this.#regions.get(type);
+    if (region === undefined) throw new Error(`no capability ${type}`);
+    return region;
+  }
+
+  read(
+    offset: number,
+    width: 1 | 2 | 4,
+    type: VirtioCapability = VirtioCapability.COMMON,
+  ): Promise<number> {
+    return this.#io.read(this.capability(type).offset + offset, width);
+  }
+
+  write(
+    offset: number,
+    width: 1 | 2 | 4,
+    value: number,
+    type: VirtioCapability = VirtioCapability.COMMON,
+  ): Promise<void> {
+    return this.#io.write(this.capability(type).offset + offset, width, value);
+  }
+
+  get msixTable(): IoRegion {
+    return this.#msix;
+  }
+
+  status(value: number): Promise<void> {
+    return this.write(CommonConfig.DEVICE_STATUS, 1, value);
+  }
+
+  readStatus(): Promise<number> {
+    return this.read(CommonConfig.DEVICE_STATUS, 1);
+  }
+
+  async reset(): Promise<void> {
+    await this.status(0);
+    while ((await this.readStatus()) !== 0);
+    this.#next = 0;
+  }
+
+  /** Steps 1 to 3. */
+  async acknowledge(): Promise<void> {
+    await this.reset();
+    await this.status(DeviceStatus.ACKNOWLEDGE);
+    await this.status(DeviceStatus.ACKNOWLEDGE | DeviceStatus.DRIVER);
+  }
+
+  async offered(): Promise<number[]> {
+    const words: number[] = [];
+    for (let i = 0; i < 3; i++) {
+      await this.write(CommonConfig.DEVICE_FEATURE_SELECT, 4, i);
+      words.push(await this.read(CommonConfig.DEVICE_FEATURE, 4));
+    }
+    return words;
+  }
+
+  async accept(words: readonly number[]): Promise<void> {
+    for (const [i, word] of words.entries()) {
+      await this.write(CommonConfig.DRIVER_FEATURE_SELECT, 4, i);
+      await this.write(CommonConfig.DRIVER_FEATURE, 4, word);
+    }
+  }
+
+  /** Steps 4 to 6; resolves to whether the device agreed. */
+  async negotiate(
+    choose: (offered: number[]) => number[] = ([, high = 0]) => [0, high & 1],
+  ): Promise<boolean> {
+    await this.accept(choose(await this.offered()));
+    await this.status(11);
+    return ((await this.readStatus()) & DeviceStatus.FEATURES_OK) !== 0;
+  }
+
+  /** Addresses of queue 0, without enabling it. */
+  async placeQueue(size = 8): Promise<void> {
+    this.size = size;
+    this.ring.bytes.fill(0);
+    const { offset, address } = this.ring;
+    const { buffer } = this.machine.memory;
+    this.descriptors = new Uint32Array(buffer, offset, size * 4);
+    this.available = new Uint16Array(buffer, offset + 2048, 3 + size);
+    this.used = new Uint32Array(buffer, offset + 4096, 1 + 2 * size);
+    await this.write(CommonConfig.QUEUE_SELECT, 2, 0);
+    await this.write(CommonConfig.QUEUE_SIZE, 2, size);
+    for (const [at, value] of [
+      [CommonConfig.QUEUE_DESC, address],
+      [CommonConfig.QUEUE_DRIVER, address + 2048],
+      [CommonConfig.QUEUE_DEVICE, address + 4096],
+    ] as const) {
+      await this.write(at, 4, value);
+      await this.write(at + 4, 4, 0);
+    }
+  }
+
+  enableQueue(): Promise<void> {
+    return this.write(CommonConfig.QUEUE_ENABLE, 2, 1);
+  }
+
+  /** Everything up to DRIVER_OK. */
+  async run(choose?: (offered: number[]) => number[]): Promise<void> {
+    await this.acknowledge();
+    await this.negotiate(choose);
+    await this.placeQueue();
+    await this.enableQueue();
+    await this.status(15);
+  }
+
+  descriptor(i: number, at: number, length: number, flags: number, next = 0): void {
+    this.descriptors.set([this.data.address + at, 0, length, (flags | (next << 16)) >>> 0], i * 4);
+  }
+
+  /** Offers a chain of (offset in data, length, flags), from descriptor 0 on, and rings. */
+  async offer(
+    segments: readonly (readonly [at: number, length: number, flags: number])[],
+    ring = true,
+  ): Promise<void> {
+    for (const [i, [at, length, flags]] of segments.entries())
+      this.descriptor(i, at, length, flags | (i + 1 < segments.length ? 1 : 0), i + 1);
+    this.available[2 + (this.#next & (this.size - 1))] = 0;
+    this.#next = (this.#next + 1) & 0xffff;
+    this.available[1] = this.#next;
+    if (ring) await this.ringDoorbell();
+  }
+
+  ringDoorbell(width: 2 | 4 = 2, value = 0): Promise<void> {
+    return this.write(0, width, value, VirtioCapability.NOTIFY);
+  }
+
+  /** A block request: header at 0, data at 512, status at 511 of `data`. */
+  async request(
+    type: number,
+    sector: number,
+    out: number,
+    into: number,
+  ): Promise<{ status: number; used: number }> {
+    const header = new DataView(this.machine.memory.buffer, this.data.offset, 16);
+    header.setUint32(0, type, true);
+    header.setUint32(4, 0, true);
+    header.setUint32(8, sector, true);
+    header.setUint32(12, 0, true);
+    this.data.bytes[511] = 0xff;
+    const before = this.usedIndex;
+    const segments: [number, number, number][] = [[0, 16, 0]];
+    if (out > 0) segments.push([512, out, 0]);
+    if (into > 0) segments.push([512, into, 2]);
+    segments.push([511, 1, 2]);
+    await this.offer(segments);
+    await this.until(() => this.usedIndex !== before);
+    return {
+      status: this.data.bytes[511] ?? -1,
+      used: this.used[2 + 2 * (before & (this.size - 1))] ?? -1,
+    };
+  }
+
+  get usedIndex(): number {
+    return (this.used[0] ?? 0) >>> 16;
+  }
+
+  /** Lets the machine run until it is so. */
+  async until(done: () => boolean): Promise<void> {
+    for (let turn = 0; !done(); turn++) {
+      if (turn === 1000) throw new Error("it never came");
+      await this.settle();
+    }
+  }
+
+  /** Lets every waiting task of the machine run. */
+  async settle(): Promise<void> {
+    await new Promise<void>((resolve) => this.machine.tasks.enqueue(resolve));
+    await new Promise<void>((resolve) => setImmediate(resolve));
+  }
+
+  clauses(): string[] {
+    return [...new Set(this.rules.violations.map(({ clause }) => clause))];
+  }
+}
