@@ -85,21 +85,18 @@ export async function embedded(options: EmbeddedOptions = {}): Promise<Machine> 
   const buffer = shared ? new SharedArrayBuffer(length) : new ArrayBuffer(length);
   const memory = new DmaWindow(buffer, { base: MEMORY_BASE });
   const guest = new GuestRegions([{ address: MEMORY_BASE, length, bytes: new Uint8Array(buffer) }]);
-  let leave: (fault: VirtioFault) => void = () => {};
-  const gone = new Promise<VirtioFault>((resolve) => {
-    leave = resolve;
-  });
-  const root = new PciRoot({ memory, tasks, poll: () => scheduler.step(tasks), log, gone });
+  const root = new PciRoot({ memory, tasks, poll: () => scheduler.step(tasks), log });
 
-  const models: DeviceModel[] = [];
-  const closeModels = async (): Promise<void> => {
-    await Promise.all(models.map((model) => model.close()));
+  const functions: VirtioFunction[] = [];
+  const powerOff = async (): Promise<void> => {
+    root.close(new VirtioFault("CLOSED", "the machine is closed"));
+    await Promise.all(functions.map((fn) => fn.close()));
+    scheduler.close();
   };
   try {
     for (const [i, spec] of specs.entries()) {
       const model = await makeModel(spec, `${spec.kind}${i}`, options);
-      models.push(model);
-      new VirtioFunction({
+      const fn = new VirtioFunction({
         model,
         root,
         memory: guest,
@@ -110,19 +107,16 @@ export async function embedded(options: EmbeddedOptions = {}): Promise<Machine> 
         reservedFeatures: reservedFeatures(spec),
         rules,
       });
+      functions.push(fn);
     }
   } catch (error) {
-    await closeModels();
+    await powerOff();
     throw error;
   }
 
   let closing: Promise<void> | null = null;
   return new EmbeddedMachine(cpus, memory, tasks, root, () => {
-    closing ??= (async () => {
-      leave(new VirtioFault("CLOSED", "the machine is closed"));
-      scheduler.close();
-      await closeModels();
-    })();
+    closing ??= powerOff();
     return closing;
   });
 }

@@ -132,17 +132,16 @@ export class Scheduler {
     for (const lane of this.#lanes) if (lane !== except && lane.waiting > 0) lane.run();
   }
 
-  /** Nothing runs any more, now or later. */
+  /** No callout runs any more; tasks that wait, and those that follow from them, still do. */
   close(): void {
     this.#closed = true;
     for (const cancel of this.#hostTimers) cancel();
     this.#hostTimers.clear();
     this.#timers.clear();
-    this.#order = [];
   }
 
   #start(): void {
-    if (this.#running || this.#closed) return;
+    if (this.#running) return;
     this.#running = true;
     host.defer(() => this.#turn());
   }
@@ -154,7 +153,7 @@ export class Scheduler {
       else this.#runDrawn(this.#random);
     } finally {
       // A task that throws must not stop the others; its error goes to the host as uncaught.
-      if (!this.#closed && this.#more()) this.#start();
+      if (this.#more()) this.#start();
     }
   }
 
@@ -170,7 +169,7 @@ export class Scheduler {
     for (const [i, lane] of batch.entries()) {
       try {
         // step() may have run it already.
-        if (lane.waiting > 0 && !this.#closed) lane.run();
+        if (lane.waiting > 0) lane.run();
       } catch (error) {
         this.#order.unshift(...batch.slice(i + 1));
         throw error;

@@ -181,7 +181,9 @@ export class ModernDevice implements VirtioDevice {
     await this.reset();
     await this.#addStatus(DeviceStatus.ACKNOWLEDGE);
     await this.#addStatus(DeviceStatus.DRIVER);
-    await this.#writeFeatures(this.#negotiated);
+    const features = await this.#choose(this.#negotiated);
+    if (features.some((word, i) => word !== this.#negotiated[i]))
+      throw this.#misbehaved("other features are offered after a reset", "§2.2.2");
     await this.finalizeFeatures();
     for (const { ring, spec } of this.#queues) {
       const [size = 0] = await common.exchange([
@@ -236,6 +238,15 @@ export class ModernDevice implements VirtioDevice {
   // ── features (virtio 1.4 §2.2, §4.1.4.3) ────────────────────────────────────
 
   async negotiate<F extends number>(wanted: FeatureSet<F>): Promise<FeatureSet<F>> {
+    this.#negotiated = await this.#choose(wanted.words());
+    const { verbose } = this.#context.transport;
+    verbose(`host features: ${describeFeatures(this.#offered, this.#names)}`);
+    verbose(`negotiated features: ${describeFeatures(this.#negotiated, this.#names)}`);
+    return featureSetFromWords<F>(this.#negotiated);
+  }
+
+  /** Reads what is offered, writes back what of it is asked for and can be done. */
+  async #choose(asked: readonly number[]): Promise<readonly number[]> {
     const words = Array.from({ length: FEATURE_WORDS }, (_, i) => i);
     this.#offered = await this.#registers.common.exchange(
       words.flatMap((i): Access[] => [
@@ -243,7 +254,6 @@ export class ModernDevice implements VirtioDevice {
         [CommonConfig.DEVICE_FEATURE, 4],
       ]),
     );
-    const asked = wanted.words();
     const able = transportFeatures.words();
     const version1 = featureSet<ReservedFeature>().with(ReservedFeature.VERSION_1).words();
     const chosen = words.map((i) => {
@@ -256,21 +266,13 @@ export class ModernDevice implements VirtioDevice {
         device: this.#context.name,
         clause: "virtio 1.4 §6.1",
       });
-    this.#negotiated = chosen;
-    await this.#writeFeatures(chosen);
-    const { verbose } = this.#context.transport;
-    verbose(`host features: ${describeFeatures(this.#offered, this.#names)}`);
-    verbose(`negotiated features: ${describeFeatures(chosen, this.#names)}`);
-    return featureSetFromWords<F>(chosen);
-  }
-
-  async #writeFeatures(words: readonly number[]): Promise<void> {
     await this.#registers.common.exchange(
-      words.flatMap((word, i): Access[] => [
+      chosen.flatMap((word, i): Access[] => [
         [CommonConfig.DRIVER_FEATURE_SELECT, 4, i],
         [CommonConfig.DRIVER_FEATURE, 4, word],
       ]),
     );
+    return chosen;
   }
 
   async finalizeFeatures(): Promise<void> {

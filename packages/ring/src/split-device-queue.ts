@@ -292,7 +292,7 @@ export class SplitDeviceQueue {
   enableNotify(): boolean {
     if (this.#eventIdx) storeIndex(this.#usedIndex, 2 + 4 * this.size, this.#taken);
     else storeIndex(this.#usedIndex, 0, 0);
-    return loadIndex(this.#available, 1) !== this.#taken;
+    return !this.#broken && loadIndex(this.#available, 1) !== this.#taken;
   }
 
   /** Advisory: the device will look by itself. */

@@ -103,12 +103,14 @@ export class BlockModel implements DeviceModel {
     if (host === null || queue === null) return;
     for (let n = 0; n < BATCH; n++) {
       const chain = queue.take();
-      if (chain === null) {
+      if (chain !== null) {
+        host.taken(queue, chain);
+        this.#request(host, queue, chain);
+      } else if (!queue.enableNotify()) {
+        // Doorbells were asked for before the last look, so no chain is missed.
         host.used(index);
         return;
       }
-      host.taken(queue, chain);
-      this.#request(host, queue, chain);
     }
     host.used(index);
     host.tasks.enqueue(() => this.notified(index));

@@ -38,8 +38,6 @@ export interface PciRootOptions {
   readonly poll: () => void;
   /** A line for the log. */
   readonly log: (line: string) => void;
-  /** Resolves when the machine closes. */
-  readonly gone: Promise<VirtioFault>;
 }
 
 /** {@inheritDoc PciBus} */
@@ -53,6 +51,8 @@ export class PciRoot implements PciBus {
   onChange: ((address: PciAddress, what: "added" | "removed") => void) | null = null;
   readonly poll: () => void;
   readonly #gone: Promise<VirtioFault>;
+  #leave: (fault: VirtioFault) => void = () => {};
+  #closed: VirtioFault | null = null;
   readonly #lines: readonly InterruptLine[];
   /** Functions that hold each line high. */
   readonly #raised: readonly Set<number>[];
@@ -60,16 +60,25 @@ export class PciRoot implements PciBus {
   /** By message data. */
   readonly #messages: (Message | null)[] = [];
 
-  constructor({ memory, tasks, poll, log, gone }: PciRootOptions) {
+  constructor({ memory, tasks, poll, log }: PciRootOptions) {
     this.memory = memory;
     this.tasks = tasks;
     this.poll = poll;
-    this.#gone = gone;
+    this.#gone = new Promise((resolve) => {
+      this.#leave = resolve;
+    });
     this.#lines = Array.from(
       { length: LINES },
       (_, i) => new InterruptLine(FIRST_LINE + i, tasks, log),
     );
     this.#raised = this.#lines.map(() => new Set());
+  }
+
+  /** No register answers any more; every function is gone. */
+  close(fault: VirtioFault): void {
+    this.#closed ??= fault;
+    for (const line of this.#lines) line.set(false);
+    this.#leave(this.#closed);
   }
 
   async functions(): Promise<readonly PciFunction[]> {
@@ -108,8 +117,14 @@ export class PciRoot implements PciBus {
     if (slot > 31) throw new VirtioFault("NO_SPACE", "no free PCI slot: 31 devices at most");
     this.#functions.push({
       address: { domain: 0, bus: 0, device: slot, function: 0 },
-      read: async (offset, width) => configuration.read(offset, width),
-      write: async (offset, width, value) => configuration.write(offset, width, value),
+      read: async (offset, width) => {
+        if (this.#closed !== null) throw this.#closed;
+        return configuration.read(offset, width);
+      },
+      write: async (offset, width, value) => {
+        if (this.#closed !== null) throw this.#closed;
+        configuration.write(offset, width, value);
+      },
       mapBar: async (index) => this.#map(configuration, index),
       interrupts: this.#interruptsOf(slot, configuration),
       gone: this.#gone,
@@ -149,13 +164,14 @@ export class PciRoot implements PciBus {
     if (space === null) throw new VirtioFault("INVALID", `BAR ${index} is not placed`);
     const decodes = (): boolean => (configuration.command & PciCommand.MEMORY) !== 0;
     const checked = (offset: number, width: number): void => {
+      if (this.#closed !== null) throw this.#closed;
       if (offset < 0 || offset % width !== 0 || offset + width > space.length)
         throw new VirtioFault(
           "INVALID",
           `access of ${width} bytes at ${offset} of BAR ${index}, ${space.length} bytes`,
         );
     };
-    return region(space, decodes, checked);
+    return region(space, decodes, checked, () => this.#closed !== null);
   }
 }
 
@@ -163,6 +179,7 @@ function region(
   space: RegisterSpace,
   decodes: () => boolean,
   checked: (offset: number, width: number) => void,
+  closed: () => boolean,
 ): IoRegion {
   return {
     length: space.length,
@@ -175,8 +192,11 @@ function region(
       if (decodes()) space.write(offset, width, value >>> 0);
     },
     post: (offset, width, value) => {
-      checked(offset, width);
-      if (decodes()) space.write(offset, width, value >>> 0);
+      // A posted write has nobody to tell that the machine is closed.
+      if (!closed()) {
+        checked(offset, width);
+        if (decodes()) space.write(offset, width, value >>> 0);
+      }
     },
   };
 }

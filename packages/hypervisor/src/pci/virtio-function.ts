@@ -134,6 +134,14 @@ export class VirtioFunction {
     model.connect(this.#host(options.outside));
   }
 
+  /** The machine is closed: the device does nothing more, what it was doing ends, and its backend is closed. */
+  async close(): Promise<void> {
+    this.#epoch += 1;
+    this.#resetting = true;
+    await this.#model.reset();
+    await this.#model.close();
+  }
+
   // ── configuration space ─────────────────────────────────────────────────────
 
   #configure(vectors: number): PciConfiguration {
@@ -194,7 +202,7 @@ export class VirtioFunction {
     configuration.onWrite = (offset, width) => {
       if (offset === PciRegister.COMMAND) this.#updateLine();
       if (msixAt !== null && offset < msixAt + 4 && offset + width > msixAt)
-        this.#msixControl(configuration.read(msixAt + 2, 2));
+        this.#msixControl(configuration.peek(msixAt + 2, 2));
       if (offset >= (virtio[0] ?? 0) && offset < windowAt + 20) {
         this.#rules?.capabilityWrite(offset, configuration.writable(offset));
         if (offset < windowAt + 20 && offset + width > windowAt + 16)
@@ -221,9 +229,9 @@ export class VirtioFunction {
     configuration: PciConfiguration,
     at: number,
   ): { space: RegisterSpace; offset: number; width: 1 | 2 | 4 } | null {
-    const bar = configuration.read(at + 4, 1);
-    const offset = configuration.read(at + 8, 4);
-    const width = configuration.read(at + 12, 4);
+    const bar = configuration.peek(at + 4, 1);
+    const offset = configuration.peek(at + 8, 4);
+    const width = configuration.peek(at + 12, 4);
     const space =
       bar === STRUCTURES_BAR ? this.#structures() : bar === MSIX_BAR ? this.#msix : null;
     if (
@@ -602,7 +610,7 @@ export class VirtioFunction {
   /** INTA# and the status bit follow the ISR, unless MSI-X or the command register forbids it. */
   #updateLine(): void {
     const pending = this.#isr !== 0 && this.#msix?.enabled !== true;
-    const status = this.#configuration.read(PciRegister.STATUS, 2) & ~PciStatus.INTERRUPT;
+    const status = this.#configuration.peek(PciRegister.STATUS, 2) & ~PciStatus.INTERRUPT;
     this.#configuration.set(PciRegister.STATUS, 2, status | (pending ? PciStatus.INTERRUPT : 0));
     this.#root.setLine(
       this.slot,
