@@ -51,7 +51,7 @@ export interface GuestMemory {
   readonly regions: readonly GuestMemoryRegion[];
 }
 
-/** {@inheritDoc GuestMemory} Regions are sorted by address and do not overlap. */
+/** Guest memory of one or more regions, sorted by address, none overlapping another. */
 export class GuestRegions implements GuestMemory {
   readonly regions: readonly GuestMemoryRegion[];
 

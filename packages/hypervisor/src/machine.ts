@@ -8,6 +8,7 @@ import {
   GuestRegions,
   type InterruptCounter,
   type Machine,
+  type PciBus,
   parseDeviceSpec,
   ReservedFeature,
   type TaskQueue,
@@ -66,7 +67,7 @@ const DEFAULT_VECTORS = 2;
  * Makes a machine.
  * @throws VirtioFault INVALID, UNSUPPORTED for a specification it cannot honour; what `open` throws
  */
-export async function embedded(options: EmbeddedOptions = {}): Promise<Machine> {
+export async function embedded(options: EmbeddedOptions = {}): Promise<EmbeddedMachine> {
   const {
     devices = ["blk"],
     cpus = DEFAULT_CPUS,
@@ -121,12 +122,13 @@ export async function embedded(options: EmbeddedOptions = {}): Promise<Machine> 
   });
 }
 
-class EmbeddedMachine implements Machine {
+/** A machine whose devices live in this thread. Made by {@link embedded}. */
+export class EmbeddedMachine implements Machine {
   readonly name = "embedded";
   readonly cpus: number;
   readonly memory: DmaWindow;
   readonly tasks: TaskQueue;
-  readonly buses: Machine["buses"];
+  readonly buses: readonly [{ readonly kind: "pci"; readonly bus: PciBus }];
   readonly #root: PciRoot;
   readonly #close: () => Promise<void>;
 

@@ -48,7 +48,7 @@ const usable = (cap: StructureCapability, header: PciHeader): boolean => {
   );
 };
 
-/** {@inheritDoc VirtioNode} */
+/** A modern virtio function on a PCI bus, its BARs placed, waiting for a driver. Made by {@link probe}, used by {@link attach}. */
 export class PciNode implements VirtioNode {
   readonly type: number;
   readonly location: string;

@@ -3,7 +3,7 @@ import { type AddressRange, type PciBus, type PciFunction, VirtioFault } from "@
 import { PciCommand, PciRegister } from "@virtio/core/pci";
 
 /** A base address register of one function. */
-export interface Bar {
+interface Bar {
   readonly index: number;
   readonly kind: "memory" | "io";
   readonly wide: boolean;

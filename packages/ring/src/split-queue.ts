@@ -64,7 +64,10 @@ const FLAGS_NEXT = 3;
 /** Most entries of an indirect table: what fits a page, as FreeBSD has it. */
 const INDIRECT_MAX = 256;
 
-/** {@inheritDoc Virtqueue} */
+/**
+ * The driver's end of a split virtqueue (virtio 1.4 §2.7): a Virtqueue, and what a transport needs of one besides: addresses to
+ * program, `interrupted`, `fail`, `restart`, `release`.
+ */
 export class SplitQueue implements Virtqueue {
   readonly index: number;
   readonly name: string;

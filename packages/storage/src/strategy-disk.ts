@@ -25,7 +25,10 @@ export interface DiskProvider {
   resume(): Promise<void>;
 }
 
-/** {@inheritDoc Disk} */
+/**
+ * A Disk over what a driver provides: arguments checked, transfers split by the provider's limit, bios kept in order while there is no
+ * room, aborts by the rules of the contract.
+ */
 export class StrategyDisk implements Disk {
   readonly kind = "disk";
   readonly #provider: DiskProvider;

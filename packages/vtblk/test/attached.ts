@@ -1,0 +1,97 @@
+// A disk on the embedded machine, and backends that do what a test says.
+import type { BlkOptions, Disk, Machine } from "@virtio/core";
+import { type BlockBackend, blk, embedded, MemoryBackend, RuleBook } from "@virtio/hypervisor";
+import { attach, probe } from "@virtio/pci-transport";
+import { type VtblkOptions, vtblk } from "../src/index.js";
+
+/** A disk, its machine, the rule book that watches it and what was logged. */
+export interface Bench {
+  readonly disk: Disk;
+  readonly machine: Machine;
+  readonly rules: RuleBook;
+  readonly lines: string[];
+}
+
+/** Attaches vtblk to one block device. Closing the machine is the test's. */
+export async function bench(
+  options: BlkOptions & { backend?: BlockBackend; seed?: number; driver?: VtblkOptions } = {},
+): Promise<Bench> {
+  const { seed, driver, ...device } = options;
+  const rules = new RuleBook();
+  const lines: string[] = [];
+  const machine = await embedded({
+    devices: [
+      blk({
+        ...(device.backend === undefined && device.size === undefined ? { size: 8 << 20 } : {}),
+        ...device,
+      }),
+    ],
+    rules,
+    ...(seed === undefined ? {} : { seed }),
+  });
+  const [bus] = machine.buses;
+  if (bus?.kind !== "pci") throw new Error("no PCI bus");
+  const [node] = await probe(bus.bus);
+  if (node === undefined) throw new Error("no device");
+  const disk = await attach(node, vtblk(driver), { log: (line) => lines.push(line) });
+  return { disk, machine, rules, lines };
+}
+
+/** A backend whose answers wait until the test lets them go, or fail. */
+export class HeldBackend implements BlockBackend {
+  readonly size: number;
+  readonly readOnly = false;
+  readonly memory: MemoryBackend;
+  /** What was asked for, in order. */
+  readonly asked: string[] = [];
+  #waiting: (() => void)[] = [];
+  held = false;
+  failing = false;
+
+  constructor(size = 4 << 20) {
+    this.size = size;
+    this.memory = new MemoryBackend(size);
+  }
+
+  read(position: number, into: readonly Uint8Array[]): Promise<void> {
+    return this.#answer(`read ${position}`, () => this.memory.read(position, into));
+  }
+
+  write(position: number, from: readonly Uint8Array[]): Promise<void> {
+    return this.#answer(`write ${position}`, () => this.memory.write(position, from));
+  }
+
+  flush(): Promise<void> {
+    return this.#answer("flush", () => {});
+  }
+
+  async #answer(what: string, work: () => void): Promise<void> {
+    this.asked.push(what);
+    if (this.held)
+      await new Promise<void>((resolve) => {
+        this.#waiting.push(resolve);
+      });
+    if (this.failing) throw new Error("bad sector");
+    work();
+  }
+
+  /** How many answers wait. */
+  get waiting(): number {
+    return this.#waiting.length;
+  }
+
+  letGo(): void {
+    this.held = false;
+    for (const go of this.#waiting.splice(0)) go();
+  }
+
+  async close(): Promise<void> {}
+}
+
+/** Turns of the event loop until it is so. */
+export async function until(done: () => boolean): Promise<void> {
+  for (let turn = 0; !done(); turn++) {
+    if (turn === 5000) throw new Error("it never came");
+    await new Promise((resolve) => setImmediate(resolve));
+  }
+}
