@@ -1,7 +1,7 @@
 // What the last lines of a test run say, as a pure function of its results.
 
 /** The only reasons for which a test may be skipped: suites say "(needs QEMU)" in their title. */
-export const REASONS = ["QEMU", "a tun device", "huge pages"];
+export const REASONS = ["QEMU", "Linux", "a tun device", "huge pages"];
 
 /** Of these, the ones that CI cannot accept: a container can install what is missing. */
 const MENDABLE = ["QEMU"];

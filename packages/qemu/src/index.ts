@@ -1,0 +1,6 @@
+export { blk } from "./blk.js";
+export type { QemuDevice, QemuMachine } from "./machine.js";
+export type { InterruptMode } from "./pci-interrupts.js";
+export { type QemuOptions, qemu } from "./qemu.js";
+export { QmpClient, type QmpEvent, type QmpOptions } from "./qmp.js";
+export { type AddressSpace, QtestClient, type QtestOptions, type Width } from "./qtest.js";

@@ -1,0 +1,1 @@
+export { createMemfd, SharedMemory } from "./shared-memory.js";
