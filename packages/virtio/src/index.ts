@@ -1,0 +1,12 @@
+export { type DeviceFacts, type DeviceNode, DeviceTree } from "./device-tree.js";
+export { Kernel, type KernelOptions, type KernelState } from "./kernel.js";
+export { GENERIC, type KernelConf, parseKernelConf } from "./kernel-conf.js";
+export { KernelEnvironment } from "./kernel-environment.js";
+export { Linker, type LinkerFile } from "./linker.js";
+export { type KernelImage, type LoaderOptions, load } from "./loader.js";
+export { type Assignment, parseLoaderConf, parseSetting } from "./loader-conf.js";
+export { MessageBuffer } from "./message-buffer.js";
+export { ModuleDirectory, type ModuleTable, moduleTable, virtioModule } from "./modules.js";
+export type { Host, HostFile } from "./shell/host.js";
+export { type Completion, Shell, type ShellOptions } from "./shell/shell.js";
+export type { Position } from "./syntax.js";

@@ -1,0 +1,46 @@
+// The commands, in the order in which `help` lists them.
+import { VirtioFault } from "@virtio/core";
+import type { Command } from "../command.js";
+import { dd } from "./dd.js";
+import { devinfo } from "./devinfo.js";
+import { diskinfo } from "./diskinfo.js";
+import { dmesg } from "./dmesg.js";
+import { halt } from "./halt.js";
+import { kenv } from "./kenv.js";
+import { kldload, kldstat, kldunload } from "./kld.js";
+import { pciconf } from "./pciconf.js";
+import { sysctl } from "./sysctl.js";
+import { vmstat } from "./vmstat.js";
+
+const help: Command = {
+  name: "help",
+  usage: "help [command]",
+  summary: "list the commands, or say how one is called",
+  async run(args, { out }) {
+    const shown = commands.filter(({ name }) => args.length === 0 || args.includes(name));
+    const missing = args.find((arg) => !commands.some(({ name }) => name === arg));
+    if (missing !== undefined) throw new VirtioFault("NOT_FOUND", `no command '${missing}'`);
+    const width = Math.max(...shown.map(({ name }) => name.length));
+    for (const { name, usage, summary } of shown)
+      out(args.length === 0 ? `${name.padEnd(width)}  ${summary}\n` : `usage: ${usage}\n`);
+    return 0;
+  },
+  complete: async () => commands.map(({ name }) => name),
+};
+
+/** Every command of the shell. */
+export const commands: readonly Command[] = [
+  dd,
+  devinfo,
+  diskinfo,
+  dmesg,
+  halt,
+  help,
+  kenv,
+  kldload,
+  kldstat,
+  kldunload,
+  pciconf,
+  sysctl,
+  vmstat,
+];

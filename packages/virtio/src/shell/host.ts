@@ -1,0 +1,24 @@
+// What the shell needs of the computer it runs on: files. A browser brings its own.
+
+/** A file of the host, open. Positions and lengths are in bytes. */
+export interface HostFile {
+  /** When it was opened. */
+  readonly size: number;
+  /** Fills `into` as far as the file goes. @returns bytes read. */
+  read(position: number, into: Uint8Array): Promise<number>;
+  /** All of `from`. @throws VirtioFault NO_SPACE, IO */
+  write(position: number, from: Uint8Array): Promise<void>;
+  /** Cuts it, or extends it with zeros. */
+  truncate(size: number): Promise<void>;
+  close(): Promise<void>;
+}
+
+/** Files of the host. Rejections are VirtioFaults whose message begins with the path as the user gave it. */
+export interface Host {
+  /** For reading. @throws VirtioFault NOT_FOUND, INVALID (not a regular file), IO */
+  open(path: string): Promise<HostFile>;
+  /** For writing; makes the file when it is not there, and leaves what it holds. @throws VirtioFault */
+  create(path: string): Promise<HostFile>;
+  /** Paths that begin with `prefix`, for completion; folders end in `/`. */
+  list(prefix: string): Promise<readonly string[]>;
+}
