@@ -93,6 +93,9 @@ export interface DmaWindowOptions {
   readonly shared?: boolean;
 }
 
+/** Bytes of the smallest piece that is allocated. */
+const GRANULE = 16;
+
 /** A first-fit allocator over one buffer: the DmaMemory of every machine. Freed neighbours are joined. */
 export class DmaWindow implements DmaMemory {
   readonly buffer: ArrayBuffer | SharedArrayBuffer;
@@ -129,12 +132,14 @@ export class DmaWindow implements DmaMemory {
       throw new VirtioFault("INVALID", `cannot allocate ${length} bytes`);
     if (align < 1 || align > 0x8000_0000 || 2 ** Math.round(Math.log2(align)) !== align)
       throw new VirtioFault("INVALID", `alignment ${align} is not a power of two`);
+    // Whole granules, so that what is left over between regions can be used.
+    const taken = Math.ceil(length / GRANULE) * GRANULE;
     for (const [i, range] of this.#free.entries()) {
       const address = Math.ceil((this.base + range.start) / align) * align;
       const offset = address - this.base;
-      if (offset + length > range.end) continue;
+      if (offset + taken > range.end) continue;
       const left = { start: range.start, end: offset };
-      const right = { start: offset + length, end: range.end };
+      const right = { start: offset + taken, end: range.end };
       this.#free.splice(i, 1, ...[left, right].filter((r) => r.end > r.start));
       const bytes = new Uint8Array(this.buffer, offset, length).fill(0);
       let held = true;
@@ -142,7 +147,7 @@ export class DmaWindow implements DmaMemory {
         if (!held)
           throw new VirtioFault("INVALID", `DMA region 0x${address.toString(16)} is freed twice`);
         held = false;
-        this.#release(offset, offset + length);
+        this.#release(offset, offset + taken);
       };
       return { address, offset, length, bytes, free };
     }

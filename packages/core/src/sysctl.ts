@@ -22,7 +22,11 @@ export interface SysctlLeaf {
   readonly write: ((value: string) => void | Promise<void>) | undefined;
 }
 
-/** A whole tree, kept in order of publication. Publishing a name again replaces it. */
+/** Names in order, `vq2` before `vq10`. */
+const byName = (a: SysctlLeaf, b: SysctlLeaf): number =>
+  a.name.localeCompare(b.name, "en", { numeric: true });
+
+/** A whole tree. Publishing a name again replaces it. */
 export class SysctlTree implements SysctlNode {
   readonly #leaves = new Map<string, SysctlLeaf>();
   readonly #descriptions = new Map<string, string>();
@@ -54,9 +58,9 @@ export class SysctlTree implements SysctlNode {
     return this.#leaves.get(name)?.description ?? this.#descriptions.get(name) ?? "";
   }
 
-  /** The leaf of this whole name, or all leaves below the node of this name, or all leaves when no name is given. */
+  /** The leaf of this whole name, or all leaves below the node of this name, or all leaves when no name is given; in order of names. */
   find(name?: string): readonly SysctlLeaf[] {
-    const all = [...this.#leaves.values()];
+    const all = [...this.#leaves.values()].sort(byName);
     if (name === undefined) return all;
     return all.filter((leaf) => leaf.name === name || leaf.name.startsWith(`${name}.`));
   }

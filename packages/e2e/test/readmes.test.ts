@@ -7,7 +7,7 @@
 //               stands for any number of lines
 //   ```text, json, conf, mermaid and blocks without a language are not run
 //
-// Commands that begin with `npm start` or `npx virtio` are run; those in NOT_RUN are for the reader;
+// Commands that begin with `npm start`, `npx virtio`, `touch` or `echo` are run; those in NOT_RUN are for the reader;
 // any other is an error. All blocks of one README share a folder, in order, in which the packages
 // resolve and `disk.img` is a file of 1 MiB. Blocks that speak of QEMU are skipped where there is none.
 // The packages have to be built: `npm test` does that first.
@@ -21,6 +21,7 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 const root = fileURLToPath(new URL("../../../", import.meta.url));
 const e2e = join(root, "packages/e2e");
 const NOT_RUN = [/^npm (install|i|ci|test|run) ?/, /^git clone /, /^cd /];
+const RUN_AS_IS = [/^(touch|echo) /];
 const IGNORED = ["", "text", "json", "conf", "mermaid"];
 const SECONDS = 60;
 
@@ -77,6 +78,7 @@ const doors: readonly (readonly [door: RegExp, program: string])[] = [
 /** The command as a shell runs it here, or undefined if it is only for the reader. */
 function runnable(command: string): string | undefined {
   if (NOT_RUN.some((pattern) => pattern.test(command))) return undefined;
+  if (RUN_AS_IS.some((pattern) => pattern.test(command))) return command;
   for (const [door, program] of doors)
     if (door.test(command)) return command.replace(door, () => program);
   throw new Error(`this command is neither run nor in the list of those that are not: ${command}`);

@@ -25,6 +25,20 @@ export interface DiskProvider {
   resume(): Promise<void>;
 }
 
+/** What each signal ends: thousands of transfers may share one, and hang on it by one listener. */
+const aborts = new WeakMap<AbortSignal, Set<() => void>>();
+
+function onAbort(signal: AbortSignal): Set<() => void> {
+  const known = aborts.get(signal);
+  if (known !== undefined) return known;
+  const all = new Set<() => void>();
+  aborts.set(signal, all);
+  signal.addEventListener("abort", () => {
+    for (const abort of [...all]) abort();
+  });
+  return all;
+}
+
 /**
  * A Disk over what a driver provides: arguments checked, transfers split by the provider's limit, bios kept in order while there is no
  * room, aborts by the rules of the contract.
@@ -137,7 +151,7 @@ export class StrategyDisk implements Disk {
       let left = Math.ceil(data.length / step);
       let fault: VirtioFault | null = null;
       const settle = (): void => {
-        signal?.removeEventListener("abort", abort);
+        if (signal !== undefined) onAbort(signal).delete(abort);
         if (signal?.aborted === true) reject(signal.reason);
         else if (fault !== null) reject(fault);
         else resolve();
@@ -159,7 +173,7 @@ export class StrategyDisk implements Disk {
           settle();
         }
       };
-      signal?.addEventListener("abort", abort, { once: true });
+      if (signal !== undefined) onAbort(signal).add(abort);
       for (let at = 0; at < data.length; at += step)
         bios.push({ command, position: position + at, data: data.subarray(at, at + step), done });
       this.#waiting.push(...bios);

@@ -17,25 +17,25 @@ export class FileBackend implements BlockBackend {
   }
 
   /**
-   * Opens an image.
+   * Opens an image; errors call it `name`, the path as the user typed it.
    * @throws VirtioFault NOT_FOUND, READ_ONLY, INVALID (not a file, or not a positive multiple of 512 bytes), IO
    */
   static async open(
     path: string,
-    options: { readonly readOnly?: boolean } = {},
+    options: { readonly readOnly?: boolean; readonly name?: string } = {},
   ): Promise<FileBackend> {
-    const { readOnly = false } = options;
+    const { readOnly = false, name = path } = options;
     const file = await open(path, readOnly ? constants.O_RDONLY : constants.O_RDWR).catch(
       (error: NodeJS.ErrnoException) => {
-        if (error.code === "ENOENT") throw new VirtioFault("NOT_FOUND", `${path}: no such file`);
+        if (error.code === "ENOENT") throw new VirtioFault("NOT_FOUND", `${name}: no such file`);
         if (error.code === "EACCES" || error.code === "EROFS" || error.code === "EPERM")
           throw new VirtioFault(
             "READ_ONLY",
-            `${path}: cannot be opened for ${readOnly ? "reading" : "writing (readonly=on would only read it)"}`,
+            `${name}: cannot be opened for ${readOnly ? "reading" : "writing (readonly=on would only read it)"}`,
           );
         if (error.code === "EISDIR")
-          throw new VirtioFault("INVALID", `${path}: is a directory, not an image`);
-        throw new VirtioFault("IO", `${path}: ${error.message}`, { cause: error });
+          throw new VirtioFault("INVALID", `${name}: is a directory, not an image`);
+        throw new VirtioFault("IO", `${name}: ${error.message}`, { cause: error });
       },
     );
     const { size } = await file.stat();
@@ -43,7 +43,7 @@ export class FileBackend implements BlockBackend {
       await file.close();
       throw new VirtioFault(
         "INVALID",
-        `${path}: ${size} bytes is not a positive multiple of 512, so it is no raw image`,
+        `${name}: ${size} bytes is not a positive multiple of 512, so it is no raw image`,
       );
     }
     return new FileBackend(file, size, readOnly);

@@ -17,5 +17,5 @@ export async function openImage(spec: BlkSpec, cwd: string): Promise<BlockBacken
       "UNSUPPORTED",
       `${file}: the embedded machine reads raw images; ${format} needs --machine qemu`,
     );
-  return FileBackend.open(resolve(cwd, file), { readOnly: readonly });
+  return FileBackend.open(resolve(cwd, file), { readOnly: readonly, name: file });
 }
