@@ -160,7 +160,7 @@ describe("sysctl", () => {
     [
       "sysctl dev.vtblk.0",
       "dev.vtblk.0.%desc: VirtIO Block Adapter\ndev.vtblk.0.%driver: vtblk\ndev.vtblk.0.%location: \n" +
-        "dev.vtblk.0.%pnpinfo: device_type=0x00000002\ndev.vtblk.0.%parent: virtio_pci0\ndev.vtblk.0.writecache_mode: 1\n",
+        "dev.vtblk.0.%parent: virtio_pci0\ndev.vtblk.0.%pnpinfo: device_type=0x00000002\ndev.vtblk.0.writecache_mode: 1\n",
     ],
     [
       "sysctl dev.virtio_pci.0.%location",

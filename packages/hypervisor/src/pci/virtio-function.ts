@@ -1,7 +1,5 @@
-// A modern virtio device as a PCI function (virtio 1.4 §4.1), written from the device clauses.
-//
-// BAR 1 holds the MSI-X table; BAR 4 holds, 4 KiB each, the common configuration, the ISR status, the device configuration and the
-// doorbells, as QEMU lays them out.
+// A modern virtio device as a PCI function (virtio 1.4 §4.1), written from the device clauses: its registers, its queues, its
+// interrupts.
 import {
   DeviceStatus,
   type GuestMemory,
@@ -12,15 +10,10 @@ import {
 import {
   CommonConfig,
   IsrStatus,
-  MODERN_DEVICE_ID_BASE,
-  MsixControl,
   NO_VECTOR,
-  PciCapability,
   PciCommand,
   PciRegister,
   PciStatus,
-  VIRTIO_VENDOR_ID,
-  VirtioCapability,
 } from "@virtio/core/pci";
 import { QUEUE_SIZE_MAX } from "@virtio/core/ring";
 import { SplitDeviceQueue } from "@virtio/ring";
@@ -29,15 +22,10 @@ import { allOnes, type Register, type RegisterSpace, RegisterTable } from "../re
 import { FunctionRules } from "../rules/function-rules.js";
 import { QueueRules } from "../rules/queue-rules.js";
 import type { RuleBook } from "../rules/rule-book.js";
-import {
-  type BarSpec,
-  type CapabilitySpec,
-  le16,
-  le32,
-  PciConfiguration,
-} from "./configuration.js";
-import { MsixTable, PENDING_AT } from "./msix-table.js";
+import type { PciConfiguration } from "./configuration.js";
+import { MsixTable } from "./msix-table.js";
 import type { PciRoot } from "./root.js";
+import { layout, NOTIFY_MULTIPLIER, virtioConfiguration } from "./virtio-configuration.js";
 
 /** How a function is made. */
 export interface VirtioFunctionOptions {
@@ -56,17 +44,7 @@ export interface VirtioFunctionOptions {
   readonly rules: RuleBook | null;
 }
 
-const MSIX_BAR = 1;
-const STRUCTURES_BAR = 4;
-const COMMON_AT = 0x0000;
-const ISR_AT = 0x1000;
-const DEVICE_AT = 0x2000;
-const NOTIFY_AT = 0x3000;
-const STRUCTURES_LENGTH = 0x4000;
-const STRUCTURE_LENGTH = 0x1000;
-const NOTIFY_MULTIPLIER = 4;
 const FEATURE_WORDS = 4;
-const COMMON_LENGTH = 0x40;
 
 interface QueueState {
   size: number;
@@ -126,9 +104,17 @@ export class VirtioFunction {
     this.#common = new RegisterTable(this.#commonRegisters());
     this.#msix =
       vectors === 0 ? null : new MsixTable(vectors, (address, data) => root.message(address, data));
-    this.#configuration = this.#configure(vectors);
     this.#book = rules;
     this.#rules = rules === null ? null : new FunctionRules(rules, this.#observed());
+    this.#configuration = virtioConfiguration({
+      type: model.type,
+      classCode: model.classCode,
+      structures: this.#structures(),
+      configLength: model.config.length,
+      msix: this.#msix,
+      onChange: () => this.#updateLine(),
+      onCapabilityWrite: (offset, writable) => this.#rules?.capabilityWrite(offset, writable),
+    });
     this.slot = root.add(this.#configuration);
     this.#resetState();
     model.connect(this.#host(options.outside));
@@ -142,134 +128,21 @@ export class VirtioFunction {
     await this.#model.close();
   }
 
-  // ── configuration space ─────────────────────────────────────────────────────
-
-  #configure(vectors: number): PciConfiguration {
-    const { type, classCode } = this.#model;
-    const structure = (
-      kind: VirtioCapability,
-      offset: number,
-      length: number,
-      extra: readonly number[] = [],
-    ): CapabilitySpec => ({
-      id: PciCapability.VENDOR,
-      body: [
-        16 + extra.length,
-        kind,
-        STRUCTURES_BAR,
-        0,
-        0,
-        0,
-        ...le32(offset),
-        ...le32(length),
-        ...extra,
-      ],
-    });
-    const window = structure(VirtioCapability.PCI, 0, 0, [0, 0, 0, 0]);
-    const all4 = [0xff, 0xff, 0xff, 0xff];
-    const capabilities: CapabilitySpec[] = [
-      structure(VirtioCapability.COMMON, COMMON_AT, COMMON_LENGTH),
-      structure(VirtioCapability.ISR, ISR_AT, STRUCTURE_LENGTH),
-      structure(VirtioCapability.DEVICE, DEVICE_AT, this.#model.config.length),
-      structure(VirtioCapability.NOTIFY, NOTIFY_AT, STRUCTURE_LENGTH, le32(NOTIFY_MULTIPLIER)),
-      // bar, offset, length and data may be written (§4.1.4.9).
-      { ...window, writable: [0, 0, 0xff, 0, 0, 0, ...all4, ...all4, ...all4] },
-    ];
-    if (this.#msix !== null)
-      capabilities.push({
-        id: PciCapability.MSIX,
-        body: [...le16(vectors - 1), ...le32(MSIX_BAR), ...le32(PENDING_AT | MSIX_BAR)],
-        writable: le16(MsixControl.ENABLE | MsixControl.FUNCTION_MASK),
-      });
-    const bars: BarSpec[] = [{ index: STRUCTURES_BAR, wide: true, space: this.#structures() }];
-    if (this.#msix !== null) bars.unshift({ index: MSIX_BAR, wide: false, space: this.#msix });
-    const configuration = new PciConfiguration(
-      {
-        vendor: VIRTIO_VENDOR_ID,
-        device: MODERN_DEVICE_ID_BASE + type,
-        revision: 1,
-        classCode,
-        subsystemVendor: VIRTIO_VENDOR_ID,
-        subsystem: 0x1100,
-        interruptPin: 1,
-      },
-      bars,
-      capabilities,
-    );
-    const virtio = configuration.capabilities.slice(0, 5);
-    const [windowAt = 0] = virtio.slice(-1);
-    const msixAt = this.#msix === null ? null : (configuration.capabilities.at(-1) ?? null);
-    configuration.onWrite = (offset, width) => {
-      if (offset === PciRegister.COMMAND) this.#updateLine();
-      if (msixAt !== null && offset < msixAt + 4 && offset + width > msixAt)
-        this.#msixControl(configuration.peek(msixAt + 2, 2));
-      if (offset >= (virtio[0] ?? 0) && offset < windowAt + 20) {
-        this.#rules?.capabilityWrite(offset, configuration.writable(offset));
-        if (offset < windowAt + 20 && offset + width > windowAt + 16)
-          this.#windowWrite(configuration, windowAt);
-      }
-    };
-    configuration.onRead = (offset, width) => {
-      if (offset < windowAt + 20 && offset + width > windowAt + 16)
-        this.#windowRead(configuration, windowAt);
-    };
-    return configuration;
-  }
-
-  #msixControl(control: number): void {
-    if (this.#msix === null) return;
-    this.#msix.enabled = (control & MsixControl.ENABLE) !== 0;
-    this.#msix.masked = (control & MsixControl.FUNCTION_MASK) !== 0;
-    this.#msix.deliverPending();
-    this.#updateLine();
-  }
-
-  /** The window's target, when it is a whole, aligned access to a BAR (§4.1.4.9.1). */
-  #window(
-    configuration: PciConfiguration,
-    at: number,
-  ): { space: RegisterSpace; offset: number; width: 1 | 2 | 4 } | null {
-    const bar = configuration.peek(at + 4, 1);
-    const offset = configuration.peek(at + 8, 4);
-    const width = configuration.peek(at + 12, 4);
-    const space =
-      bar === STRUCTURES_BAR ? this.#structures() : bar === MSIX_BAR ? this.#msix : null;
-    if (
-      (width !== 1 && width !== 2 && width !== 4) ||
-      space === null ||
-      offset % width !== 0 ||
-      offset + width > space.length
-    )
-      return null;
-    return { space, offset, width };
-  }
-
-  #windowRead(configuration: PciConfiguration, at: number): void {
-    const target = this.#window(configuration, at);
-    if (target !== null)
-      configuration.set(at + 16, 4, target.space.read(target.offset, target.width));
-  }
-
-  #windowWrite(configuration: PciConfiguration, at: number): void {
-    const target = this.#window(configuration, at);
-    if (target !== null)
-      target.space.write(target.offset, target.width, configuration.peek(at + 16, target.width));
-  }
-
   // ── the structures BAR ──────────────────────────────────────────────────────
 
   #structures(): RegisterSpace {
     return {
-      length: STRUCTURES_LENGTH,
+      length: layout.length,
       read: (offset, width) => {
-        if (offset < ISR_AT) return this.#commonRead(offset, width);
-        if (offset < DEVICE_AT) return offset === ISR_AT && width === 1 ? this.#isrRead() : 0;
-        return offset < NOTIFY_AT ? this.#configRead(offset - DEVICE_AT, width) : 0;
+        if (offset < layout.isr) return this.#commonRead(offset, width);
+        if (offset < layout.device)
+          return offset === layout.isr && width === 1 ? this.#isrRead() : 0;
+        return offset < layout.notify ? this.#configRead(offset - layout.device, width) : 0;
       },
       write: (offset, width, value) => {
-        if (offset < ISR_AT) this.#commonWrite(offset, width, value);
-        else if (offset >= NOTIFY_AT) this.#doorbell(offset - NOTIFY_AT, width, value);
-        else if (offset >= DEVICE_AT) this.#configWrite(offset - DEVICE_AT, width, value);
+        if (offset < layout.isr) this.#commonWrite(offset, width, value);
+        else if (offset >= layout.notify) this.#doorbell(offset - layout.notify, width, value);
+        else if (offset >= layout.device) this.#configWrite(offset - layout.device, width, value);
       },
     };
   }
