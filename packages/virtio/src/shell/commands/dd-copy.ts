@@ -80,7 +80,7 @@ export async function copy(
     return turn;
   };
 
-  const movePiece = async (at: number, piece: Uint8Array, signal: AbortSignal): Promise<void> => {
+  const movePiece = async (at: number, piece: Uint8Array): Promise<void> => {
     const data = Math.max(0, Math.min(piece.length, plan.data - at));
     piece.fill(0, data);
     const reading =
@@ -98,30 +98,21 @@ export async function copy(
     progress();
   };
 
-  const lane = async ({ signal }: AbortController): Promise<void> => {
+  const lane = async (): Promise<void> => {
     const buffer = new Uint8Array(pieceSize);
     while (next < plan.length && failures.length === 0 && !signal.aborted) {
       const at = next;
       next += Math.min(pieceSize, plan.length - at);
       try {
-        await movePiece(at, buffer.subarray(0, next - at), signal);
+        await movePiece(at, buffer.subarray(0, next - at));
       } catch (failure) {
         failures.push(failure);
       }
       await breathe();
     }
   };
-  // A signal of its own for each lane: one that 64 requests listen to draws a warning from Node.
-  const lanes = Array.from(
-    { length: Math.min(window, Math.ceil(plan.length / pieceSize)) },
-    () => new AbortController(),
-  );
-  const abort = (): void => {
-    for (const controller of lanes) controller.abort(signal.reason);
-  };
-  signal.addEventListener("abort", abort);
-  await Promise.all(lanes.map(lane));
-  signal.removeEventListener("abort", abort);
+  const lanes = Math.min(window, Math.ceil(plan.length / pieceSize));
+  await Promise.all(Array.from({ length: lanes }, lane));
   if (failures.length > 0) throw failures[0];
   signal.throwIfAborted();
 }
