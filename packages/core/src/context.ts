@@ -1,5 +1,6 @@
 // The defaults that let a driver work without the umbrella.
-import type { AttachContext, Attached, Driver, DriverContext } from "./driver.js";
+import type { Attached } from "./attached.js";
+import type { AttachContext, Driver, DriverContext } from "./driver.js";
 import { SysctlTree } from "./sysctl.js";
 import { resolveTunables, type TunableSpec } from "./tunables.js";
 

@@ -1,5 +1,5 @@
 // What block and SCSI drivers offer (FreeBSD's disk(9)).
-import type { Attached } from "./driver.js";
+import type { Attached } from "./attached.js";
 
 /** Options of a transfer. */
 export interface TransferOptions {

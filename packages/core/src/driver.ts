@@ -1,7 +1,7 @@
 // Drivers and modules as data (FreeBSD's newbus and KLD).
+import type { Attached } from "./attached.js";
 import type { VirtioDevice } from "./device.js";
 import type { Disk } from "./disk.js";
-import type { VirtioFault } from "./errors.js";
 import type { FeatureName } from "./features.js";
 import type { Machine } from "./machine.js";
 import type { NetworkInterface, Port } from "./streams.js";
@@ -53,18 +53,6 @@ export interface Driver<T extends Attached> {
   readonly options: Readonly<Record<string, number>>;
   /** From the state DRIVER to all queues and interrupts set up. Throws: the transport sets FAILED and resets. */
   attach(device: VirtioDevice, context: DriverContext): Promise<T>;
-}
-
-/** What attach returns: a driver at work on one device. */
-export interface Attached {
-  /** After DRIVER_OK: work that needs a live device. (attach_completed) */
-  started?(): Promise<void>;
-  /** Ends in `device.release()`. A second call waits for the first. */
-  detach(): Promise<void>;
-  suspend(): Promise<void>;
-  resume(): Promise<void>;
-  /** Resolves once: null when detached in order, else what ended it. */
-  readonly closed: Promise<VirtioFault | null>;
 }
 
 /** A virtio device that a bus driver found and no leaf driver has yet. */

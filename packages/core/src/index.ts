@@ -1,3 +1,4 @@
+export type { Attached } from "./attached.js";
 export { attachContext } from "./context.js";
 export type { ConfigField, ConfigSpace, InterruptKind, QueueSpec, VirtioDevice } from "./device.js";
 export {
@@ -12,7 +13,6 @@ export {
 export type { Disk, TransferOptions } from "./disk.js";
 export type {
   AttachContext,
-  Attached,
   BusDriver,
   Driver,
   DriverContext,

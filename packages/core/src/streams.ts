@@ -1,5 +1,5 @@
 // What network and console drivers offer: endpoints in the shape of web streams.
-import type { Attached } from "./driver.js";
+import type { Attached } from "./attached.js";
 
 /** A pair of streams that can also be iterated. */
 export interface Endpoint {
