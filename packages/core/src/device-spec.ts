@@ -2,6 +2,7 @@
 //     blk,file=disk.img,serial=ABC123
 import { VirtioFault } from "./errors.js";
 import { BlockFeature } from "./words/block.js";
+import type { ReservedFeature } from "./words/device.js";
 
 /** Keys that every device takes. */
 export interface CommonSpec {
@@ -17,7 +18,10 @@ export interface CommonSpec {
   readonly queueSize?: number | undefined;
   /** MSI-X vectors. */
   readonly vectors?: number | undefined;
-  /** Device features to offer or to hold back, by the specification's name. */
+  /**
+   * Features to offer or to hold back, by the specification's name: those of the device type, and ACCESS_PLATFORM, IN_ORDER,
+   * NOTIFICATION_DATA, ORDER_PLATFORM, RING_RESET.
+   */
   readonly features?: Readonly<Record<string, boolean>> | undefined;
 }
 
@@ -95,6 +99,15 @@ const commonKeys: Keys = {
   vectors: ["vectors", count(0, 2048)],
 };
 
+/** Features of queues and negotiation that have no key of their own. */
+const queueFeatures: readonly string[] = [
+  "ACCESS_PLATFORM",
+  "IN_ORDER",
+  "NOTIFICATION_DATA",
+  "ORDER_PLATFORM",
+  "RING_RESET",
+] satisfies (keyof typeof ReservedFeature)[];
+
 const kinds: Readonly<
   Record<DeviceSpec["kind"], { readonly keys: Keys; readonly features: readonly string[] }>
 > = {
@@ -128,7 +141,9 @@ export function parseDeviceSpec(spec: string): DeviceSpec {
     const [key = "", ...rest] = pair.split("=");
     const value = rest.join("=");
     if (rest.length === 0) refuse(`'${pair}' is not of the form key=value`);
-    const feature = table.features.find((name) => name.toLowerCase() === key);
+    const feature = [...table.features, ...queueFeatures].find(
+      (name) => name.toLowerCase() === key,
+    );
     const row = Object.hasOwn(keys, key) ? keys[key] : undefined;
     if (row === undefined && feature === undefined)
       refuse(

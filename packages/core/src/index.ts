@@ -65,7 +65,7 @@ export {
   type TunableSpec,
   type Tunables,
 } from "./tunables.js";
-export type { QueueCounters, Virtqueue } from "./virtqueue.js";
+export type { ChainTemplate, QueueCounters, Virtqueue } from "./virtqueue.js";
 export {
   DeviceStatus,
   DeviceType,

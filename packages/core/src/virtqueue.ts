@@ -13,6 +13,22 @@ export interface QueueCounters {
   buffers: number;
   /** Most descriptors ever in flight. */
   highWater: number;
+  /** Lengths above what was writable that a legacy device reported. */
+  clipped: number;
+}
+
+/**
+ * Chains of one shape whose descriptors stay written: a driver's request slots. The cookie of a chain is its slot. While the device
+ * holds a slot it must not be set.
+ */
+export interface ChainTemplate {
+  /** Segment `k` of `slot`: guest-physical address and length above 0. Every segment is set before the slot is first enqueued. */
+  set(slot: number, k: number, address: number, length: number): void;
+  /**
+   * Puts the slot's chain into the ring; the device must not have it.
+   * @returns 0, -ENOSPC or -EMSGSIZE (no room), -EBUSY (a split ring still has it), -EIO (broken)
+   */
+  enqueue(slot: number): number;
 }
 
 /**
@@ -53,6 +69,11 @@ export interface Virtqueue {
   enqueueReadable(cookie: number, address: number, length: number): number;
   /** Short form for a chain of one writable segment; same rules. */
   enqueueWritable(cookie: number, address: number, length: number): number;
+  /**
+   * Reserves chains of one shape, `count` of them, until the queue is restarted: 0 to `count` - 1 are their slots and cookies.
+   * @throws VirtioFault INVALID when there is no room, or the format cannot keep descriptors in place
+   */
+  template(count: number, readable: number, writable: number): ChainTemplate;
   /** Makes all chains enqueued so far visible to the device: one ordered store for the whole batch. */
   publish(): void;
   /** publish(), then rings the doorbell if the device wants one (virtqueue_notify). Synchronous, posted, never awaited. */

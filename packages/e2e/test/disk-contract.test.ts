@@ -55,6 +55,16 @@ describe("vtbd on QEMU keeps the Disk contract (needs QEMU)", () => {
     { name: "q35, MSI-X", interrupts: "msix" },
     { name: "pc, INTx", type: "pc" },
     { name: "q35, without indirect tables", keys: { indirect: false } },
+    {
+      name: "q35, without indirect tables and event indices",
+      keys: { indirect: false, eventIdx: false },
+    },
+    { name: "q35, a packed ring", keys: { packed: true } },
+    {
+      name: "q35, a packed ring without indirect tables and event indices",
+      keys: { packed: true, indirect: false, eventIdx: false },
+    },
+    { name: "q35, ACCESS_PLATFORM", keys: { features: { ACCESS_PLATFORM: true } } },
     { name: "q35, a queue of 8", keys: { queueSize: 8 } },
     {
       name: "q35, a transitional device by its modern interface",
@@ -116,6 +126,7 @@ describe("vtbd on QEMU keeps the Disk contract (needs QEMU)", () => {
         "VIRTIO_BLK_F_FLUSH",
         "VIRTIO_BLK_F_SEG_MAX",
         "VIRTIO_F_VERSION_1",
+        "VIRTIO_RING_F_EVENT_IDX",
         "VIRTIO_RING_F_INDIRECT_DESC",
       ]);
       // Serial, four reads of 1 MiB, a write, a flush: everything taken was used.

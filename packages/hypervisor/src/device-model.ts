@@ -1,6 +1,6 @@
 // What a device model is to the function that carries it.
 import type { DeviceType, TaskQueue } from "@virtio/core";
-import type { DeviceChain, SplitDeviceQueue } from "@virtio/ring";
+import type { DeviceChain, DeviceQueue } from "@virtio/ring";
 import type { RegisterSpace } from "./registers.js";
 import type { RuleBook } from "./rules/rule-book.js";
 
@@ -13,9 +13,9 @@ export interface ModelHost {
   /** Words of the feature bits the driver accepted. */
   readonly features: readonly number[];
   /** The queue, when the driver enabled it and the device runs. */
-  queue(index: number): SplitDeviceQueue | null;
+  queue(index: number): DeviceQueue | null;
   /** A chain was taken: for the rule book. */
-  taken(queue: SplitDeviceQueue, chain: DeviceChain): void;
+  taken(queue: DeviceQueue, chain: DeviceChain): void;
   /** Chains of this queue were given back: interrupts the driver if it wants that. */
   used(index: number): void;
   /** Device configuration changed: the generation changes and the driver is told. */

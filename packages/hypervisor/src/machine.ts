@@ -163,23 +163,35 @@ function refuseWhatIsNotThere(spec: DeviceSpec): void {
   };
   if (spec.legacy !== undefined && spec.legacy !== "off")
     refuse(`has modern devices only: legacy=${spec.legacy} needs --machine qemu`);
-  if (spec.packed === true) refuse("has no packed rings");
   if (spec.queues !== undefined && spec.queues > 1) refuse("has one request queue: queues=1");
   const size = spec.queueSize ?? DEFAULT_QUEUE_SIZE;
-  if ((size & (size - 1)) !== 0)
-    refuse(`has split rings: queue-size=${size} is not a power of two`);
+  if (spec.packed !== true && (size & (size - 1)) !== 0)
+    refuse(`has split rings: queue-size=${size} is not a power of two (packed=on takes any size)`);
   for (const [name, on] of Object.entries(spec.features ?? {})) {
+    if (queueFeatures.includes(ReservedFeature[name as keyof typeof ReservedFeature])) continue;
     const bit = BlockFeature[name as keyof typeof BlockFeature];
     if (!blockModelFeatures.includes(bit))
       refuse(`cannot ${on ? "offer" : "hold back"} feature ${name.toLowerCase()}`);
   }
 }
 
-function reservedFeatures(spec: DeviceSpec): ReservedFeature[] {
-  const features: ReservedFeature[] = [ReservedFeature.RING_RESET];
-  if (spec.indirect !== false) features.push(ReservedFeature.INDIRECT_DESC);
-  if (spec.eventIdx !== false) features.push(ReservedFeature.EVENT_IDX);
-  return features;
+/** Queue features that a specification names: RING_RESET is offered unless it says no, the others when it says yes. */
+const queueFeatures: readonly ReservedFeature[] = [
+  ReservedFeature.ACCESS_PLATFORM,
+  ReservedFeature.IN_ORDER,
+  ReservedFeature.NOTIFICATION_DATA,
+  ReservedFeature.ORDER_PLATFORM,
+  ReservedFeature.RING_RESET,
+];
+
+function reservedFeatures({ features = {}, ...spec }: DeviceSpec): ReservedFeature[] {
+  const offered = queueFeatures.filter(
+    (bit) => features[ReservedFeature[bit]] ?? bit === ReservedFeature.RING_RESET,
+  );
+  if (spec.indirect !== false) offered.push(ReservedFeature.INDIRECT_DESC);
+  if (spec.eventIdx !== false) offered.push(ReservedFeature.EVENT_IDX);
+  if (spec.packed === true) offered.push(ReservedFeature.RING_PACKED);
+  return offered;
 }
 
 async function makeModel(
@@ -187,9 +199,7 @@ async function makeModel(
   name: string,
   options: EmbeddedOptions,
 ): Promise<DeviceModel> {
-  const without = Object.entries(spec.features ?? {}).flatMap(([feature, on]) =>
-    on ? [] : [BlockFeature[feature as keyof typeof BlockFeature]],
-  );
+  const without = blockModelFeatures.filter((bit) => spec.features?.[BlockFeature[bit]] === false);
   const queueSize = spec.queueSize ?? DEFAULT_QUEUE_SIZE;
   return new BlockModel({
     name,

@@ -19,18 +19,29 @@ import {
   type Virtqueue,
 } from "@virtio/core";
 import { CommonConfig, IsrStatus } from "@virtio/core/pci";
-import { SplitQueue } from "@virtio/ring";
+import { PackedQueue, type QueueOptions, SplitQueue } from "@virtio/ring";
 import { PciConfigSpace } from "./config-space.js";
 import { Interrupts } from "./interrupts.js";
 import type { ModernRegisters, PciNode } from "./node.js";
 import type { Access } from "./region.js";
 
-/** Queue and negotiation bits that this transport and the rings below it can do. */
-const transportFeatures: FeatureSet<ReservedFeature> = featureSet<ReservedFeature>().with(
+/** Bits that are the transport's own affair: accepted whenever they are offered (virtio 1.4 §6.1). */
+const ownFeatures: FeatureSet<ReservedFeature> = featureSet<ReservedFeature>().with(
+  ReservedFeature.VERSION_1,
+  // Addresses are guest-physical, which is what a device behind an IOMMU that nobody programmed sees.
+  ReservedFeature.ACCESS_PLATFORM,
+  ReservedFeature.RING_PACKED,
+  ReservedFeature.IN_ORDER,
+  // The rings order their accesses with Atomics, which are barriers for every observer.
+  ReservedFeature.ORDER_PLATFORM,
+  ReservedFeature.NOTIFICATION_DATA,
+  ReservedFeature.RING_RESET,
+);
+
+/** Queue and negotiation bits that this transport and the rings below it can do, when a driver asks for them. */
+const transportFeatures: FeatureSet<ReservedFeature> = ownFeatures.with(
   ReservedFeature.INDIRECT_DESC,
   ReservedFeature.EVENT_IDX,
-  ReservedFeature.VERSION_1,
-  ReservedFeature.RING_RESET,
 );
 
 /** Bits of queues and negotiation, 24 to 40 and 43 (virtio 1.4 §2.2), as words; all others belong to the device type. */
@@ -53,11 +64,12 @@ const interruptMessages: Readonly<Record<InterruptKind, string>> = {
   none: "using no interrupt",
 };
 
+/** A queue of the format that was negotiated. */
+type Ring = SplitQueue | PackedQueue;
+
 interface Queue {
-  readonly ring: SplitQueue;
+  readonly ring: Ring;
   readonly spec: QueueSpec;
-  /** Notify-region offset of the queue's doorbell. */
-  readonly doorbell: number;
 }
 
 /**
@@ -255,10 +267,10 @@ export class ModernDevice implements VirtioDevice {
       ]),
     );
     const able = transportFeatures.words();
-    const version1 = featureSet<ReservedFeature>().with(ReservedFeature.VERSION_1).words();
+    const own = ownFeatures.words();
     const chosen = words.map((i) => {
       const reserved = RESERVED_BITS[i] ?? 0;
-      const mine = ((asked[i] ?? 0) | (version1[i] ?? 0)) & (~reserved | (able[i] ?? 0));
+      const mine = ((asked[i] ?? 0) | (own[i] ?? 0)) & (~reserved | (able[i] ?? 0));
       return ((this.#offered[i] ?? 0) & mine) >>> 0;
     });
     if (!featureSetFromWords<ReservedFeature>(chosen).has(ReservedFeature.VERSION_1))
@@ -307,6 +319,9 @@ export class ModernDevice implements VirtioDevice {
       ]),
     );
     const features = featureSetFromWords<ReservedFeature>(this.#negotiated);
+    const packed = features.has(ReservedFeature.RING_PACKED);
+    const withData = features.has(ReservedFeature.NOTIFICATION_DATA);
+    const width = withData ? 4 : 2;
     const queues: Queue[] = [];
     try {
       for (const [index, spec] of specs.entries()) {
@@ -319,17 +334,17 @@ export class ModernDevice implements VirtioDevice {
             `virtqueue ${index} (${name}) does not exist (size is zero)`,
             { device },
           );
-        if (doorbell % 2 !== 0 || doorbell + 2 > notify.length)
+        if (doorbell % width !== 0 || doorbell + width > notify.length)
           throw this.#misbehaved(
             `doorbell of virtqueue ${index} at ${doorbell} of ${notify.length} bytes`,
             "§4.1.4.4",
           );
-        if ((offered & (offered - 1)) !== 0)
+        if (!packed && (offered & (offered - 1)) !== 0)
           throw this.#misbehaved(
             `virtqueue ${index} (${name}) size is not a power of 2: ${offered}`,
             "§2.7",
           );
-        const ring = new SplitQueue({
+        const options: QueueOptions = {
           index,
           name,
           device,
@@ -338,11 +353,16 @@ export class ModernDevice implements VirtioDevice {
           tasks: this.tasks,
           indirect: features.has(ReservedFeature.INDIRECT_DESC),
           eventIdx: features.has(ReservedFeature.EVENT_IDX),
+          inOrder: features.has(ReservedFeature.IN_ORDER),
           maxSegments,
-          doorbell: (queue) => notify.post(doorbell, 2, queue),
+          // §4.1.5.2: the index alone, or with where the driver will put its next descriptor.
+          doorbell: withData
+            ? (queue, next) => notify.post(doorbell, 4, (queue | (next << 16)) >>> 0)
+            : (queue) => notify.post(doorbell, 2, queue),
           poll: () => this.poll(),
-        });
-        queues.push({ ring, spec, doorbell });
+        };
+        const ring = packed ? new PackedQueue(options) : new SplitQueue(options);
+        queues.push({ ring, spec });
         await this.#program(ring);
         this.#publishCounters(ring);
       }
@@ -354,20 +374,20 @@ export class ModernDevice implements VirtioDevice {
   }
 
   /** Size and addresses, low half first; the queue is enabled at the end (§4.1.4.3.2). */
-  async #program({ index, size, addresses }: SplitQueue): Promise<void> {
+  async #program({ index, size, addresses }: Ring): Promise<void> {
     await this.#registers.common.exchange([
       [CommonConfig.QUEUE_SELECT, 2, index],
       [CommonConfig.QUEUE_SIZE, 2, size],
       [CommonConfig.QUEUE_DESC, 4, addresses.descriptors],
       [CommonConfig.QUEUE_DESC + 4, 4, 0],
-      [CommonConfig.QUEUE_DRIVER, 4, addresses.available],
+      [CommonConfig.QUEUE_DRIVER, 4, addresses.driver],
       [CommonConfig.QUEUE_DRIVER + 4, 4, 0],
-      [CommonConfig.QUEUE_DEVICE, 4, addresses.used],
+      [CommonConfig.QUEUE_DEVICE, 4, addresses.device],
       [CommonConfig.QUEUE_DEVICE + 4, 4, 0],
     ]);
   }
 
-  #publishCounters(ring: SplitQueue): void {
+  #publishCounters(ring: Ring): void {
     const { counters } = ring;
     const node = this.#context.sysctl.node(`vq${ring.index}`, ring.name);
     node.value("size", "Descriptors", () => ring.size);

@@ -56,7 +56,7 @@ describe("attach", () => {
     await machine.close();
   });
 
-  it("negotiates only what was offered, wanted and known to the ring: no packed ring, no SR-IOV [RESFEAT-10]", async () => {
+  it("negotiates only what was offered: no packed ring of a device without one, never SR-IOV [RESFEAT-10]", async () => {
     const { null0, close } = await attached();
     expect(null0.features.has(ReservedFeature.VERSION_1)).toBe(true);
     expect(null0.features.has(ReservedFeature.RING_PACKED)).toBe(false);
@@ -64,8 +64,27 @@ describe("attach", () => {
     await close();
   });
 
+  const everything =
+    "blk,size=1m,packed=on,in_order=on,notification_data=on,access_platform=on,order_platform=on";
+
+  it("accepts ACCESS_PLATFORM, RING_PACKED and ORDER_PLATFORM when they are offered [RESFEAT-3] [RESFEAT-6] [RESFEAT-7]", async () => {
+    const { null0, close } = await attached(everything);
+    const { features } = null0;
+    for (const bit of [
+      ReservedFeature.ACCESS_PLATFORM,
+      ReservedFeature.RING_PACKED,
+      ReservedFeature.ORDER_PLATFORM,
+      ReservedFeature.IN_ORDER,
+      ReservedFeature.NOTIFICATION_DATA,
+      ReservedFeature.RING_RESET,
+    ])
+      expect(features.has(bit)).toBe(true);
+    for (let i = 0; i < 600; i++) expect(await null0.flush()).toBe(0);
+    await close();
+  });
+
   it("accepts no unknown bit of a device that offers all of them, and works [FEAT-4] [FEAT-5] [FEAT-8]", async () => {
-    const machine = await embedded({ devices: ["blk,size=1m"] });
+    const machine = await embedded({ devices: [everything] });
     const written: number[] = [];
     const bus = tampered(machine, {
       read: (offset) => (offset === CommonConfig.DEVICE_FEATURE ? 0xffff_ffff : undefined),
@@ -75,7 +94,8 @@ describe("attach", () => {
       },
     });
     const null0 = await attach(await only(probe(bus)), nullDriver());
-    expect(written).toEqual([1 << 29, 1 | (1 << 8), 0, 0]);
+    const high = [32, 33, 34, 35, 36, 38, 40].reduce((word, bit) => word | (1 << (bit - 32)), 0);
+    expect(written).toEqual([1 << 29, high, 0, 0]);
     expect(await null0.flush()).toBe(0);
     await machine.close();
   });
@@ -291,17 +311,18 @@ describe("attach", () => {
     await machine.close();
   });
 
-  it("resets one queue and goes on, and reinitializes the whole device", async () => {
-    const { null0, close } = await attached();
-    expect(await null0.flush()).toBe(0);
-    await null0.device.resetQueue(null0.queue);
-    null0.queue.enableInterrupt();
-    expect(await null0.flush()).toBe(0);
-    await null0.device.reinit();
-    null0.queue.enableInterrupt();
-    expect(await null0.flush()).toBe(0);
-    await close();
-  });
+  for (const spec of ["blk,size=1m", "blk,size=1m,packed=on,queue-size=3"])
+    it(`resets one queue and goes on, and reinitializes the whole device (${spec})`, async () => {
+      const { null0, close } = await attached(spec);
+      expect(await null0.flush()).toBe(0);
+      await null0.device.resetQueue(null0.queue);
+      null0.queue.enableInterrupt();
+      expect(await null0.flush()).toBe(0);
+      await null0.device.reinit();
+      null0.queue.enableInterrupt();
+      expect(await null0.flush()).toBe(0);
+      await close();
+    });
 
   it("publishes features and counters", async () => {
     const machine = await machineOf();

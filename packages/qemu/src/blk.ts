@@ -19,6 +19,13 @@ const switches: Readonly<Record<string, string>> = {
   DISCARD: "discard",
   WRITE_ZEROES: "write-zeroes",
 };
+/** Queue features that QEMU has a switch for; it offers none of the others. */
+const queueSwitches: Readonly<Record<string, string>> = {
+  ACCESS_PLATFORM: "iommu_platform",
+  RING_RESET: "queue_reset",
+};
+/** Queue features that QEMU does not know. */
+const unknown: readonly string[] = ["IN_ORDER", "NOTIFICATION_DATA", "ORDER_PLATFORM"];
 /** Device features that QEMU always offers. */
 const always: readonly string[] = ["SEG_MAX", "GEOMETRY", "BLK_SIZE", "TOPOLOGY"];
 
@@ -108,9 +115,14 @@ function featureProperties(spec: BlkSpec, refuse: (what: string) => never): Prop
   const features = spec.features ?? {};
   for (const [name, on] of Object.entries(features)) {
     const key = `${name.toLowerCase()}=${on ? "on" : "off"}`;
-    if (!(name in BlockFeature) || /^\d/.test(name)) refuse(`${key}: no feature of a block device`);
+    if (unknown.includes(name)) {
+      if (on) refuse(`${key}: QEMU never offers it`);
+      continue;
+    }
+    const property = switches[name] ?? queueSwitches[name];
+    if (property === undefined && (!(name in BlockFeature) || /^\d/.test(name)))
+      refuse(`${key}: no feature of a block device`);
     if (typeof on !== "boolean") refuse(`${name.toLowerCase()} is not true or false`);
-    const property = switches[name];
     if (property !== undefined) properties[property] = on;
     else if (name === "FLUSH") {
       // QEMU offers FLUSH for a write-back cache, and for one that the driver may switch.

@@ -1,30 +1,42 @@
 // One chain in the device's hands: its segments, checked, as offsets into guest memory's regions.
 import type { GuestMemory, GuestMemoryRegion } from "@virtio/core";
-import { DESCRIPTOR_SIZE } from "@virtio/core/ring";
+import { DESCRIPTOR_SIZE, DescriptorFlag } from "@virtio/core/ring";
+import type { SavedChain } from "./device-queue.js";
 
-/** Words of a segment: region, offset in it, length. */
-const SEGMENT = 3;
+/** Words of a segment: region, offset in it, length, writable. */
+const SEGMENT = 4;
+
+/** Why a descriptor was refused: the clause, and what was seen. */
+export interface Refusal {
+  readonly clause: string;
+  readonly what: string;
+}
 
 /**
  * A chain that a device took: readable bytes, then writable bytes, however the driver cut them into segments (virtio 1.4 §2.7.4:
  * assume nothing about the framing). The object belongs to its queue, which uses it again after it was given back.
  */
 export class DeviceChain {
-  readonly head: number;
+  /** Split: the head descriptor; packed: the buffer id. What the used entry names. */
+  readonly id: number;
+  /** Descriptors of the ring that the chain takes. */
+  descriptors = 0;
   /** Bytes the device may read. */
   readableLength = 0;
   /** Bytes the device may write. */
   writableLength = 0;
   /** Whether the device has it. */
   held = false;
+  /** Number of the take, for IN_ORDER. */
+  serial = 0;
   readonly #memory: GuestMemory;
   #segments = new Float64Array(4 * SEGMENT);
   #count = 0;
   #readableCount = 0;
   #table = new Uint32Array(0);
 
-  constructor(head: number, memory: GuestMemory) {
-    this.head = head;
+  constructor(id: number, memory: GuestMemory) {
+    this.id = id;
     this.#memory = memory;
   }
 
@@ -40,37 +52,95 @@ export class DeviceChain {
 
   /** Empties the chain, for the queue that fills it. */
   begin(): void {
+    this.descriptors = 0;
     this.readableLength = 0;
     this.writableLength = 0;
     this.#count = 0;
     this.#readableCount = 0;
   }
 
-  /** Adds one located segment, for the queue that fills it. */
-  add(region: number, offset: number, length: number, writable: boolean): void {
-    let at = this.#count * SEGMENT;
-    if (at === this.#segments.length) {
-      const more = new Float64Array(at * 2);
+  /** Adds one element as a descriptor has it; null, or why not. `order` and `size` are the clauses for order and total length. */
+  add(
+    low: number,
+    high: number,
+    length: number,
+    writable: boolean,
+    order: string,
+    size: string,
+  ): Refusal | null {
+    const at = length === 0 ? -1 : this.#memory.locate(low, high, length);
+    if (at < 0 || (!writable && this.writableLength > 0))
+      return this.#refusal(low, high, length, order);
+    const region = this.#memory.regions[at] as GuestMemoryRegion;
+    let s = this.#count * SEGMENT;
+    if (s === this.#segments.length) {
+      const more = new Float64Array(s * 2);
       more.set(this.#segments);
       this.#segments = more;
     }
-    this.#segments[at++] = region;
-    this.#segments[at++] = offset;
-    this.#segments[at] = length;
+    this.#segments[s++] = at;
+    this.#segments[s++] = (high >>> 0) * 0x1_0000_0000 + (low >>> 0) - region.address;
+    this.#segments[s++] = length;
+    this.#segments[s] = writable ? 1 : 0;
     this.#count += 1;
     if (writable) this.writableLength += length;
     else {
       this.readableLength += length;
       this.#readableCount += 1;
     }
+    if (this.readableLength + this.writableLength > 0x1_0000_0000)
+      return { clause: size, what: `chain ${this.id} describes more than 2^32 bytes` };
+    return null;
   }
 
-  /** A private copy of an indirect table, so that what is checked is what is used. */
-  copyTable(region: GuestMemoryRegion, offset: number, length: number): Uint32Array {
+  #refusal(low: number, high: number, length: number, order: string): Refusal {
+    if (length === 0) return { clause: order, what: `chain ${this.id} has a segment of 0 bytes` };
+    if (this.#memory.locate(low, high, length) < 0)
+      return {
+        clause: "RESFEAT-5",
+        what: `chain ${this.id} has ${length} bytes at 0x${(high >>> 0).toString(16)}:${(low >>> 0).toString(16)} outside guest memory`,
+      };
+    return { clause: order, what: `chain ${this.id} has a readable segment after a writable one` };
+  }
+
+  /** A private copy of an indirect table, so that what is checked is what is used; null when it lies outside guest memory. */
+  copyTable(low: number, high: number, length: number): Uint32Array | null {
+    const region = this.#memory.regions[this.#memory.locate(low, high, length)];
+    if (region === undefined) return null;
+    const offset = (high >>> 0) * 0x1_0000_0000 + (low >>> 0) - region.address;
     if (this.#table.byteLength < length)
       this.#table = new Uint32Array(Math.ceil(length / DESCRIPTOR_SIZE) * 4);
     new Uint8Array(this.#table.buffer).set(region.bytes.subarray(offset, offset + length));
     return this.#table;
+  }
+
+  /** The chain as it is saved. */
+  save(): SavedChain {
+    return {
+      id: this.id,
+      descriptors: this.descriptors,
+      segments: [...this.#segments.subarray(0, this.#count * SEGMENT)],
+    };
+  }
+
+  /** A chain as it was saved: null, or why it no longer can be. */
+  restore({ descriptors, segments }: SavedChain): Refusal | null {
+    this.begin();
+    this.descriptors = descriptors;
+    for (let s = 0; s < segments.length; s += SEGMENT) {
+      const [region = 0, offset = 0, length = 0, writable = 0] = segments.slice(s, s + SEGMENT);
+      const address = (this.#memory.regions[region]?.address ?? 0) + offset;
+      const refusal = this.add(
+        address >>> 0,
+        Math.floor(address / 0x1_0000_0000),
+        length,
+        writable === 1,
+        "FRAMING-1",
+        "SPLIT-DESC-1",
+      );
+      if (refusal !== null) return refusal;
+    }
+    return null;
   }
 
   /** Copies readable bytes from position `at` on into `into`; returns how many there were. */
@@ -130,3 +200,6 @@ export class DeviceChain {
     return pieces;
   }
 }
+
+/** Whether a descriptor's flags say that the device may write. */
+export const isWritable = (flags: number): boolean => (flags & DescriptorFlag.WRITE) !== 0;

@@ -2,8 +2,8 @@
 // from them, and a test can substitute this module.
 //
 // JavaScript's Atomics are sequentially consistent. So a store here is seen before any later load here is done (the full barrier of
-// virtio 1.4 §2.7.13.4.1), a plain store before a store here is seen before it (§2.7.13.3.1), and a plain load after a load here
-// is done after it (§2.7.14).
+// virtio 1.4 §2.7.13.4.1 and §2.8.21.3.1), a plain store before a store here is seen before it (§2.7.13.3.1, §2.8.21.1.1), and a
+// plain load after a load here is done after it (§2.7.14, §2.8.22).
 
 /** Reads an index, a flags or an event field that the other end writes. */
 export function loadIndex(ring: Uint16Array, at: number): number {
@@ -12,5 +12,15 @@ export function loadIndex(ring: Uint16Array, at: number): number {
 
 /** Writes an index, a flags or an event field that the other end reads: everything stored before it is visible first. */
 export function storeIndex(ring: Uint16Array, at: number, value: number): void {
+  Atomics.store(ring, at, value);
+}
+
+/** Reads a descriptor's id and flags, or an event suppression structure, that the other end writes. */
+export function loadWord(ring: Uint32Array, at: number): number {
+  return Atomics.load(ring, at);
+}
+
+/** Writes one that the other end reads: everything stored before it is visible first. */
+export function storeWord(ring: Uint32Array, at: number, value: number): void {
   Atomics.store(ring, at, value);
 }

@@ -1,7 +1,7 @@
 // The device's end of a split virtqueue (virtio 1.4 §2.7), over guest memory of several regions and 64-bit addresses.
 //
 // The driver is not trusted. Each descriptor is read once into the chain's private segments, checked there, and used from there.
-import { type GuestMemory, type GuestMemoryRegion, VirtioFault } from "@virtio/core";
+import { type GuestMemory, VirtioFault } from "@virtio/core";
 import {
   AVAIL_ALIGN,
   AvailFlag,
@@ -14,36 +14,36 @@ import {
   UsedFlag,
   usedRingSize,
 } from "@virtio/core/ring";
-import { DeviceChain } from "./device-chain.js";
+import { DeviceChain, isWritable } from "./device-chain.js";
+import {
+  area,
+  type DeviceQueue,
+  type DeviceQueueOptions,
+  HeldChains,
+  type SavedChain,
+} from "./device-queue.js";
 import { loadIndex, storeIndex } from "./order.js";
+import { words16, words32 } from "./views.js";
 
-/** A 64-bit guest address as two words. */
-export interface WideAddress {
-  readonly low: number;
-  readonly high: number;
+/** What {@link SplitDeviceQueue} saves: private, whole numbers only. */
+export interface SplitDeviceQueueState {
+  readonly format: "split";
+  readonly taken: number;
+  readonly used: number;
+  readonly given: number;
+  /** In the order in which they were taken. */
+  readonly held: readonly SavedChain[];
 }
 
-/** What a transport tells the device end when a queue is enabled. */
-export interface SplitDeviceQueueOptions {
-  readonly index: number;
-  readonly size: number;
-  readonly memory: GuestMemory;
-  readonly descriptors: WideAddress;
-  readonly available: WideAddress;
-  readonly used: WideAddress;
-  readonly indirect: boolean;
-  readonly eventIdx: boolean;
-  /** Called once, with the first rule that the driver broke; the queue takes no more chains. */
-  readonly onBroken: (fault: VirtioFault) => void;
-}
-
-/** Takes chains, gives them back used, decides on interrupts. */
-export class SplitDeviceQueue {
+/** The device's end of a split virtqueue. */
+export class SplitDeviceQueue implements DeviceQueue {
   readonly index: number;
   readonly size: number;
   readonly #memory: GuestMemory;
   readonly #indirect: boolean;
   readonly #eventIdx: boolean;
+  readonly #notifyOnEmpty: boolean;
+  readonly #inOrder: boolean;
   readonly #onBroken: (fault: VirtioFault) => void;
   #broken = false;
 
@@ -54,56 +54,70 @@ export class SplitDeviceQueue {
 
   /** One chain for each head, made when first needed and then reused. */
   readonly #chains: DeviceChain[] = [];
+  #held: HeldChains;
   /** avail entries taken so far, modulo 2^16. */
   #taken = 0;
+  /** avail.idx as last read and found possible. */
+  #seen = 0;
   /** used.idx as last stored. */
   #usedStored = 0;
-  /** used.idx at the last decision on an interrupt. */
-  #signalled = 0;
-  /** Chains taken and not yet given back. */
-  #held = 0;
+  /** Chains given back since the last decision on an interrupt. A count, because the index laps. */
+  #given = 0;
 
-  /** @throws VirtioFault DRIVER_MISBEHAVED when a part lies outside guest memory or is not aligned. */
-  constructor(options: SplitDeviceQueueOptions) {
-    const { index, size, memory, descriptors, available, used } = options;
+  /** @throws VirtioFault DRIVER_MISBEHAVED when an area lies outside guest memory or is not aligned. */
+  constructor(options: DeviceQueueOptions) {
+    const { index, size, memory } = options;
     if (size < 1 || size > QUEUE_SIZE_MAX || (size & (size - 1)) !== 0)
-      throw this.#fault(
-        "PCI-COMMON-3",
-        `queue size ${size} is not a power of 2 up to ${QUEUE_SIZE_MAX}`,
-        index,
+      throw new VirtioFault(
+        "DRIVER_MISBEHAVED",
+        `driver misbehaved: size ${size} of queue ${index} is not a power of 2 up to ${QUEUE_SIZE_MAX}`,
+        {
+          clause: "PCI-COMMON-3",
+        },
       );
     this.index = index;
     this.size = size;
     this.#memory = memory;
     this.#indirect = options.indirect;
     this.#eventIdx = options.eventIdx;
+    this.#notifyOnEmpty = options.notifyOnEmpty ?? false;
+    this.#inOrder = options.inOrder ?? false;
+    this.#held = new HeldChains(index, this.#inOrder);
     this.#onBroken = options.onBroken;
-
-    const part = (name: string, at: WideAddress, length: number, align: number): Uint8Array => {
-      const where = `0x${((at.high >>> 0) * 0x1_0000_0000 + (at.low >>> 0)).toString(16)}`;
-      if (at.low % align !== 0)
-        throw this.#fault(
-          "SPLIT-LAYOUT-1",
-          `${name} at ${where} is not a multiple of ${align}`,
-          index,
-        );
-      const region = memory.regions[memory.locate(at.low, at.high, length)];
-      if (region === undefined)
-        throw this.#fault("RESFEAT-5", `${name} at ${where} is not in guest memory`, index);
-      const offset = (at.high >>> 0) * 0x1_0000_0000 + (at.low >>> 0) - region.address;
-      return region.bytes.subarray(offset, offset + length);
-    };
-    const table = part("descriptor table", descriptors, size * DESCRIPTOR_SIZE, DESCRIPTOR_ALIGN);
-    const avail = part("available ring", available, availRingSize(size), AVAIL_ALIGN);
-    const usedRing = part("used ring", used, usedRingSize(size), USED_ALIGN);
-    this.#descriptors = new Uint32Array(table.buffer, table.byteOffset, size * 4);
-    this.#available = new Uint16Array(avail.buffer, avail.byteOffset, 3 + size);
-    this.#usedIndex = new Uint16Array(usedRing.buffer, usedRing.byteOffset, 3 + 4 * size);
-    this.#usedEntries = new Uint32Array(usedRing.buffer, usedRing.byteOffset, 1 + 2 * size);
+    const layout = "SPLIT-LAYOUT-1";
+    const table = area(
+      memory,
+      "descriptor table",
+      options.descriptors,
+      size * DESCRIPTOR_SIZE,
+      DESCRIPTOR_ALIGN,
+      layout,
+    );
+    const available = area(
+      memory,
+      "available ring",
+      options.driver,
+      availRingSize(size),
+      AVAIL_ALIGN,
+      layout,
+    );
+    const used = area(memory, "used ring", options.device, usedRingSize(size), USED_ALIGN, layout);
+    this.#descriptors = words32(table.buffer, table.byteOffset, size * 4);
+    this.#available = words16(available.buffer, available.byteOffset, 3 + size);
+    this.#usedIndex = words16(used.buffer, used.byteOffset, 3 + 4 * size);
+    this.#usedEntries = words32(used.buffer, used.byteOffset, 1 + 2 * size);
   }
 
   get broken(): boolean {
     return this.#broken;
+  }
+
+  get held(): number {
+    return this.#held.count;
+  }
+
+  get notifyDisabled(): boolean {
+    return (loadIndex(this.#usedIndex, 0) & UsedFlag.NO_NOTIFY) !== 0;
   }
 
   /** avail.flags as the driver left it. */
@@ -111,47 +125,9 @@ export class SplitDeviceQueue {
     return loadIndex(this.#available, 0);
   }
 
-  /** avail.idx as the driver left it. */
-  get availableIndex(): number {
-    return loadIndex(this.#available, 1);
-  }
-
-  /** used.flags as it stands. */
-  get usedFlags(): number {
-    return loadIndex(this.#usedIndex, 0);
-  }
-
-  /** used.idx as this end last stored it. */
-  get usedIndex(): number {
-    return this.#usedStored;
-  }
-
-  /** Available entries taken so far, modulo 2^16. */
-  get taken(): number {
-    return this.#taken;
-  }
-
-  /** Chains taken and not yet given back. */
-  get held(): number {
-    return this.#held;
-  }
-
-  /**
-   * Takes the next available chain, its segments checked and located; null when there is none or the queue is broken. The chain
-   * is the caller's until it gives it to `give`; then the object is used again.
-   */
   take(): DeviceChain | null {
-    if (this.#broken) return null;
     const taken = this.#taken;
-    const idx = loadIndex(this.#available, 1);
-    const waiting = (idx - taken) & 0xffff;
-    if (waiting === 0) return null;
-    // Every entry is backed by a descriptor of its own that the device does not hold.
-    if (waiting + this.#held > this.size)
-      return this.#misbehaved(
-        "SPLIT-AVAIL-1",
-        `avail.idx ${idx} is ${waiting} ahead of ${taken} with ${this.#held} chains held`,
-      );
+    if (this.#broken || (taken === this.#seen && !this.#look())) return null;
     const head = this.#available[2 + (taken & (this.size - 1))] as number;
     if (head >= this.size)
       return this.#misbehaved("SPLIT-SUPPLY-1", `head ${head} is not in the descriptor table`);
@@ -163,15 +139,32 @@ export class SplitDeviceQueue {
         `head ${head} is available again while the device holds it`,
       );
     chain.begin();
-    if (!this.#walk(chain, head)) return null;
-    chain.held = true;
-    this.#held += 1;
+    if (!this.#walk(chain)) return null;
+    this.#held.hold(chain);
     this.#taken = (taken + 1) & 0xffff;
     return chain;
   }
 
+  /** Reads avail.idx; true when it is ahead of what was taken, and possible. */
+  #look(): boolean {
+    const seen = loadIndex(this.#available, 1);
+    const waiting = (seen - this.#taken) & 0xffff;
+    if (waiting === 0) return false;
+    // Every entry is backed by a descriptor of its own that the device does not hold.
+    if (waiting + this.#held.count > this.size) {
+      this.#misbehaved(
+        "SPLIT-AVAIL-1",
+        `avail.idx ${seen} is ${waiting} ahead of ${this.#taken} with ${this.#held.count} chains held`,
+      );
+      return false;
+    }
+    this.#seen = seen;
+    return true;
+  }
+
   /** Reads the descriptors of one chain, direct ones and then those of an indirect table. */
-  #walk(chain: DeviceChain, head: number): boolean {
+  #walk(chain: DeviceChain): boolean {
+    const head = chain.id;
     let table = this.#descriptors;
     let entries = this.size;
     let inTable = false;
@@ -188,117 +181,147 @@ export class SplitDeviceQueue {
       const high = table[d + 1] as number;
       const length = table[d + 2] as number;
       const flagsNext = table[d + 3] as number;
-      const flags = flagsNext & 0xffff;
-      if ((flags & DescriptorFlag.INDIRECT) !== 0) {
-        if (inTable)
-          return this.#refuse(
-            "SPLIT-INDIRECT-2",
-            `chain ${head} has an indirect table inside an indirect table`,
-          );
-        if (!this.#indirect)
-          return this.#refuse(
-            "SPLIT-INDIRECT-1",
-            `chain ${head} is indirect, which was not negotiated`,
-          );
-        if ((flags & DescriptorFlag.NEXT) !== 0)
-          return this.#refuse("SPLIT-INDIRECT-4", `chain ${head} goes on after its indirect table`);
-        if (length === 0 || length % DESCRIPTOR_SIZE !== 0 || length > this.size * DESCRIPTOR_SIZE)
-          return this.#refuse(
-            "SPLIT-INDIRECT-3",
-            `chain ${head} has an indirect table of ${length} bytes`,
-          );
-        const at = this.#memory.locate(low, high, length);
-        const region = this.#memory.regions[at];
-        if (region === undefined)
-          return this.#refuse(
-            "RESFEAT-5",
-            `chain ${head} has its indirect table outside guest memory`,
-          );
-        table = chain.copyTable(region, offsetIn(region, low, high), length);
+      const next = flagsNext >>> 16;
+      if ((flagsNext & DescriptorFlag.INDIRECT) !== 0) {
+        const entered = this.#enter(chain, inTable, flagsNext, low, high, length);
+        if (entered === null) return false;
+        table = entered;
         entries = length / DESCRIPTOR_SIZE;
         inTable = true;
         i = 0;
         // The referring descriptor is no element of the chain.
         seen -= 1;
+        chain.descriptors += 1;
         continue;
       }
-      if (length === 0) return this.#refuse("FRAMING-1", `chain ${head} has a segment of 0 bytes`);
-      const region = this.#memory.locate(low, high, length);
-      if (region < 0)
-        return this.#refuse(
-          "RESFEAT-5",
-          `chain ${head} has ${length} bytes at 0x${high.toString(16)}:${low.toString(16)} outside guest memory`,
-        );
-      const writable = (flags & DescriptorFlag.WRITE) !== 0;
-      if (!writable && chain.writableLength > 0)
-        return this.#refuse(
-          "FRAMING-1",
-          `chain ${head} has a readable segment after a writable one`,
-        );
-      chain.add(
-        region,
-        offsetIn(this.#memory.regions[region] as GuestMemoryRegion, low, high),
+      if (!inTable) chain.descriptors += 1;
+      const refusal = chain.add(
+        low,
+        high,
         length,
-        writable,
+        isWritable(flagsNext),
+        "FRAMING-1",
+        "SPLIT-DESC-1",
       );
-      if (chain.readableLength + chain.writableLength > 0x1_0000_0000)
-        return this.#refuse("SPLIT-DESC-1", `chain ${head} describes more than 2^32 bytes`);
-      if ((flags & DescriptorFlag.NEXT) === 0) return true;
-      i = flagsNext >>> 16;
-      if (i >= entries)
+      if (refusal !== null) return this.#refuse(refusal.clause, refusal.what);
+      if ((flagsNext & DescriptorFlag.NEXT) === 0) return true;
+      if (next >= entries)
         return this.#refuse(
           "SPLIT-DESC-1",
-          `chain ${head} goes on at ${i}, outside its table of ${entries}`,
+          `chain ${head} goes on at ${next}, outside its table of ${entries}`,
         );
+      if (this.#inOrder && next !== (i + 1) % entries)
+        return this.#refuse(
+          inTable ? "SPLIT-INDIRECT-5" : "SPLIT-DESC-2",
+          `chain ${head} goes on at ${next} after ${i} (IN_ORDER)`,
+        );
+      i = next;
     }
   }
 
-  /**
-   * Gives a chain back: a used entry, then the index.
-   * @param written - bytes written from the start of the writable segments; at most `chain.writableLength`.
-   */
+  /** The indirect table that a descriptor refers to, or null when the driver must not have one there. */
+  #enter(
+    chain: DeviceChain,
+    inTable: boolean,
+    flags: number,
+    low: number,
+    high: number,
+    length: number,
+  ): Uint32Array | null {
+    const refuse = (clause: string, what: string): null =>
+      this.#misbehaved(clause, `chain ${chain.id} ${what}`);
+    if (inTable)
+      return refuse("SPLIT-INDIRECT-2", "has an indirect table inside an indirect table");
+    if (!this.#indirect) return refuse("SPLIT-INDIRECT-1", "is indirect, which was not negotiated");
+    if ((flags & DescriptorFlag.NEXT) !== 0)
+      return refuse("SPLIT-INDIRECT-4", "goes on after its indirect table");
+    if (length === 0 || length % DESCRIPTOR_SIZE !== 0 || length > this.size * DESCRIPTOR_SIZE)
+      return refuse("SPLIT-INDIRECT-3", `has an indirect table of ${length} bytes`);
+    return (
+      chain.copyTable(low, high, length) ??
+      refuse("RESFEAT-5", "has its indirect table outside guest memory")
+    );
+  }
+
   give(chain: DeviceChain, written: number): void {
-    if (!chain.held)
-      throw new VirtioFault(
-        "INVALID",
-        `chain ${chain.head} of queue ${this.index} is given back twice`,
-      );
-    if (written > chain.writableLength)
-      throw new VirtioFault(
-        "INVALID",
-        `chain ${chain.head} of queue ${this.index} has ${chain.writableLength} writable bytes, not ${written}`,
-      );
-    chain.held = false;
-    this.#held -= 1;
+    this.#held.release(chain, written);
     const entry = 1 + 2 * (this.#usedStored & (this.size - 1));
-    this.#usedEntries[entry] = chain.head;
+    this.#usedEntries[entry] = chain.id;
     this.#usedEntries[entry + 1] = written;
     this.#usedStored = (this.#usedStored + 1) & 0xffff;
     storeIndex(this.#usedIndex, 1, this.#usedStored);
+    this.#given += 1;
   }
 
-  /** Whether the chains given back since the last call want an interrupt (virtio 1.4 §2.7.7). */
   wantsInterrupt(): boolean {
     const now = this.#usedStored;
-    const added = (now - this.#signalled) & 0xffff;
-    if (added === 0) return false;
-    this.#signalled = now;
+    const given = this.#given;
+    if (given === 0) return false;
+    this.#given = 0;
+    if (
+      this.#notifyOnEmpty &&
+      this.#held.count === 0 &&
+      loadIndex(this.#available, 1) === this.#taken
+    )
+      return true;
     return this.#eventIdx
-      ? ((now - loadIndex(this.#available, 2 + this.size) - 1) & 0xffff) < added
+      ? ((now - loadIndex(this.#available, 2 + this.size) - 1) & 0xffff) < given
       : (loadIndex(this.#available, 0) & AvailFlag.NO_INTERRUPT) === 0;
   }
 
-  /** Asks for doorbells; true when chains are already waiting (take them, do not sleep). */
   enableNotify(): boolean {
     if (this.#eventIdx) storeIndex(this.#usedIndex, 2 + 4 * this.size, this.#taken);
     else storeIndex(this.#usedIndex, 0, 0);
+    // Asked for before the index is read again, or a chain made available in between would wait for the next doorbell.
     return !this.#broken && loadIndex(this.#available, 1) !== this.#taken;
   }
 
-  /** Advisory: the device will look by itself. */
   disableNotify(): void {
     if (this.#eventIdx) storeIndex(this.#usedIndex, 2 + 4 * this.size, (this.#taken - 1) & 0xffff);
     else storeIndex(this.#usedIndex, 0, UsedFlag.NO_NOTIFY);
+  }
+
+  /** What is not in guest memory, to put back with `restore`. */
+  save(): SplitDeviceQueueState {
+    const held = this.#chains.filter((chain) => chain?.held).sort((a, b) => a.serial - b.serial);
+    return {
+      format: "split",
+      taken: this.#taken,
+      used: this.#usedStored,
+      given: this.#given,
+      held: held.map((chain) => chain.save()),
+    };
+  }
+
+  /**
+   * Goes on where a queue of the same size and areas was saved.
+   * @returns the chains that were held, in the order in which they were taken: the device still has to use them
+   * @throws VirtioFault INVALID when the state is of another format, or guest memory is no longer the same
+   */
+  restore(state: SplitDeviceQueueState): readonly DeviceChain[] {
+    const refuse = (what: string): never => {
+      throw new VirtioFault(
+        "INVALID",
+        `the saved state is not of split queue ${this.index}: ${what}`,
+      );
+    };
+    if (state.format !== "split") refuse(state.format);
+    this.#chains.length = 0;
+    this.#held = new HeldChains(this.index, this.#inOrder);
+    this.#taken = state.taken;
+    this.#seen = state.taken;
+    this.#usedStored = state.used;
+    this.#given = state.given;
+    this.#broken = false;
+    return state.held.map((saved) => {
+      if (saved.id >= this.size) refuse(`head ${saved.id}`);
+      const chain = new DeviceChain(saved.id, this.#memory);
+      const refusal = chain.restore(saved);
+      if (refusal !== null) refuse(refusal.what);
+      this.#chains[saved.id] = chain;
+      this.#held.hold(chain);
+      return chain;
+    });
   }
 
   #refuse(clause: string, what: string): false {
@@ -308,17 +331,11 @@ export class SplitDeviceQueue {
 
   #misbehaved(clause: string, what: string): null {
     this.#broken = true;
-    this.#onBroken(this.#fault(clause, what, this.index));
+    this.#onBroken(
+      new VirtioFault("DRIVER_MISBEHAVED", `driver misbehaved: ${what} (queue ${this.index})`, {
+        clause,
+      }),
+    );
     return null;
   }
-
-  #fault(clause: string, what: string, index: number): VirtioFault {
-    return new VirtioFault("DRIVER_MISBEHAVED", `driver misbehaved: ${what} (queue ${index})`, {
-      clause,
-    });
-  }
-}
-
-function offsetIn(region: GuestMemoryRegion, low: number, high: number): number {
-  return high * 0x1_0000_0000 + low - region.address;
 }

@@ -3,7 +3,7 @@
 // What the driver must know about a chain it handed out is kept in a private record. Shared memory is written, and of it only the
 // used ring is ever read back; each value from there is checked before it indexes, counts or bounds anything.
 import {
-  type DmaMemory,
+  type ChainTemplate,
   type DmaRegion,
   Errno,
   type QueueCounters,
@@ -19,32 +19,14 @@ import {
   UsedFlag,
 } from "@virtio/core/ring";
 import { loadIndex, storeIndex } from "./order.js";
+import {
+  checkMaxSegments,
+  postponed,
+  type QueueAddresses,
+  type QueueOptions,
+} from "./queue-options.js";
 import { splitLayout } from "./split-layout.js";
-
-/** What a transport gives a queue. */
-export interface SplitQueueOptions {
-  readonly index: number;
-  /** `vtblk0 request` */
-  readonly name: string;
-  /** Device the queue belongs to, for error messages: `vtblk0`. */
-  readonly device: string;
-  /** Descriptors: a power of two, at most 32768. */
-  readonly size: number;
-  readonly memory: DmaMemory;
-  readonly tasks: TaskQueue;
-  /** INDIRECT_DESC is negotiated: chains of 2 to `maxSegments` segments take one descriptor. */
-  readonly indirect: boolean;
-  /** EVENT_IDX is negotiated. */
-  readonly eventIdx: boolean;
-  /** Longest chain the driver will enqueue. */
-  readonly maxSegments: number;
-  /** Alignment of the used ring; default 4096, as FreeBSD's. */
-  readonly align?: number;
-  /** Rings the doorbell. Posted, never awaited. */
-  readonly doorbell: (index: number) => void;
-  /** Lets the other end run one step where it lives in this thread. */
-  readonly poll?: () => void;
-}
+import { words16, words32 } from "./views.js";
 
 // The private record of a descriptor: four words.
 /** The next free descriptor, or the next one of its chain. */
@@ -56,13 +38,29 @@ const WRITABLE = 2;
 /** Of a chain's head: the caller's cookie. */
 const COOKIE = 3;
 
+/** Shape of a template's chain: its descriptors are never free. */
+const TEMPLATE = -1;
+
 // Parts of a descriptor, in 32-bit words (virtio 1.4 §2.7.5).
 const ADDRESS = 0;
 const LENGTH = 2;
 const FLAGS_NEXT = 3;
 
-/** Most entries of an indirect table: what fits a page, as FreeBSD has it. */
-const INDIRECT_MAX = 256;
+/** What {@link SplitQueue} saves: private, whole numbers only. The ring itself is in guest memory, which others save. */
+export interface SplitQueueState {
+  readonly format: "split";
+  readonly record: readonly number[];
+  readonly order: readonly number[];
+  readonly freeHead: number;
+  readonly free: number;
+  readonly chains: number;
+  readonly nextAvailable: number;
+  readonly published: number;
+  readonly unnotified: number;
+  readonly consumed: number;
+  readonly batch: number;
+  readonly batchLength: number;
+}
 
 /**
  * The driver's end of a split virtqueue (virtio 1.4 §2.7): a Virtqueue, and what a transport needs of one besides: addresses to
@@ -81,20 +79,18 @@ export class SplitQueue implements Virtqueue {
     interrupts: 0,
     buffers: 0,
     highWater: 0,
+    clipped: 0,
   };
-  /** Guest-physical addresses of the descriptor table, the available ring and the used ring. */
-  readonly addresses: {
-    readonly descriptors: number;
-    readonly available: number;
-    readonly used: number;
-  };
+  readonly addresses: QueueAddresses;
 
   #broken: VirtioFault | null = null;
   readonly #device: string;
   readonly #tasks: TaskQueue;
-  readonly #doorbell: (index: number) => void;
+  readonly #doorbell: (index: number, next: number) => void;
   readonly #pollDevice: () => void;
   readonly #eventIdx: boolean;
+  readonly #inOrder: boolean;
+  readonly #legacy: boolean;
   readonly #maxIndirect: number;
   readonly #region: DmaRegion;
   readonly #tables: DmaRegion | null;
@@ -107,10 +103,12 @@ export class SplitQueue implements Virtqueue {
   readonly #usedIndex: Uint16Array;
   /** Used ring's entries, id and len in turn; entry 0 begins at word 1. */
   readonly #usedEntries: Uint32Array;
-  /** Indirect tables, `maxSegments` descriptors for each descriptor of the ring. */
+  /** Indirect tables, `maxIndirect` descriptors for each descriptor of the ring. */
   readonly #indirect: Uint32Array;
 
   readonly #record: Int32Array;
+  /** Heads in the order in which they were enqueued, by number modulo size: the available ring as it was written. */
+  readonly #order: Int32Array;
   #freeHead = 0;
   #free: number;
   /** Chains the device holds. */
@@ -119,15 +117,19 @@ export class SplitQueue implements Virtqueue {
   #nextAvailable = 0;
   /** avail.idx as last stored. */
   #published = 0;
-  /** avail.idx at the last notify(). */
-  #notified = 0;
+  /** Chains published since the last notify(). A count, because the index laps. */
+  #unnotified = 0;
   /** Used entries taken so far, modulo 2^16. */
   #consumed = 0;
   /** used.idx as last read and found possible. */
   #usedSeen = 0;
+  /** With IN_ORDER: chains of a batch, whose only used entry was read, that are still to be given to the caller. */
+  #batch = 0;
+  /** With IN_ORDER: what that entry says of the last of them. */
+  #batchLength = 0;
 
   /** @throws VirtioFault INVALID, OUT_OF_MEMORY */
-  constructor(options: SplitQueueOptions) {
+  constructor(options: QueueOptions) {
     const {
       index,
       name,
@@ -146,12 +148,7 @@ export class SplitQueue implements Virtqueue {
         `virtqueue ${index} (${name}) size is not a power of 2: ${size}`,
         { device },
       );
-    if (maxSegments > INDIRECT_MAX)
-      throw new VirtioFault(
-        "INVALID",
-        `virtqueue ${index} (${name}) requested too many indirect descriptors: ${maxSegments}, max ${INDIRECT_MAX}`,
-        { device },
-      );
+    checkMaxSegments(options);
     this.index = index;
     this.name = name;
     this.size = size;
@@ -160,6 +157,8 @@ export class SplitQueue implements Virtqueue {
     this.#doorbell = options.doorbell;
     this.#pollDevice = options.poll ?? ((): void => {});
     this.#eventIdx = eventIdx;
+    this.#inOrder = options.inOrder ?? false;
+    this.#legacy = options.legacy ?? false;
     // A chain is never longer than the queue, even in a table (virtio 1.4 §2.7.5.3.1).
     this.#maxIndirect = indirect && maxSegments > 1 ? Math.min(maxSegments, size) : 0;
 
@@ -168,21 +167,22 @@ export class SplitQueue implements Virtqueue {
     const { address, offset } = this.#region;
     this.addresses = {
       descriptors: address + layout.descriptors,
-      available: address + layout.available,
-      used: address + layout.used,
+      driver: address + layout.available,
+      device: address + layout.used,
     };
-    this.#descriptors = new Uint32Array(memory.buffer, offset, size * 4);
-    this.#available = new Uint16Array(memory.buffer, offset + layout.available, 3 + size);
-    this.#usedIndex = new Uint16Array(memory.buffer, offset + layout.used, 3 + 4 * size);
-    this.#usedEntries = new Uint32Array(memory.buffer, offset + layout.used, 1 + 2 * size);
+    this.#descriptors = words32(memory.buffer, offset, size * 4);
+    this.#available = words16(memory.buffer, offset + layout.available, 3 + size);
+    this.#usedIndex = words16(memory.buffer, offset + layout.used, 3 + 4 * size);
+    this.#usedEntries = words32(memory.buffer, offset + layout.used, 1 + 2 * size);
     this.#tables =
       this.#maxIndirect === 0 ? null : memory.allocate(size * this.#maxIndirect * DESCRIPTOR_SIZE);
     this.#indirect =
       this.#tables === null
         ? new Uint32Array(0)
-        : new Uint32Array(memory.buffer, this.#tables.offset, this.#tables.length >>> 2);
+        : words32(memory.buffer, this.#tables.offset, this.#tables.length >>> 2);
 
     this.#record = new Int32Array(size * 4);
+    this.#order = new Int32Array(size);
     this.#free = size;
     this.restart();
   }
@@ -204,20 +204,22 @@ export class SplitQueue implements Virtqueue {
     return this.#region.length + (this.#tables?.length ?? 0);
   }
 
-  /** Everything as at first: after a reset of the device or of this queue, and after drain(). Interrupts are disabled. */
+  /** Everything as at first: after a reset of the device or of this queue, and after drain(). Interrupts are disabled, templates gone. */
   restart(): void {
-    const size = this.size;
+    const { size } = this;
     this.#region.bytes.fill(0);
     this.#record.fill(0);
-    for (let i = 0; i < size; i++) this.#record[i * 4 + NEXT] = i + 1;
+    // A cycle: with IN_ORDER descriptors are used in ring order and the links never change (virtio 1.4 §2.7.5.2).
+    for (let i = 0; i < size; i++) this.#record[i * 4 + NEXT] = (i + 1) & (size - 1);
     this.#freeHead = 0;
     this.#free = size;
     this.#chains = 0;
     this.#nextAvailable = 0;
     this.#published = 0;
-    this.#notified = 0;
+    this.#unnotified = 0;
     this.#consumed = 0;
     this.#usedSeen = 0;
+    this.#batch = 0;
     this.#broken = null;
     this.disableInterrupt();
   }
@@ -291,18 +293,27 @@ export class SplitQueue implements Virtqueue {
       descriptors[d + LENGTH] = total * DESCRIPTOR_SIZE;
       descriptors[d + FLAGS_NEXT] = DescriptorFlag.INDIRECT;
     }
-    return this.#commit(cookie, head, last, after, direct ? total : 1, writableBytes);
+    const count = direct ? total : 1;
+    this.#freeHead = after;
+    this.#free = free - count;
+    return this.#commit(cookie, head, (count << 16) | last, writableBytes);
   }
 
   enqueueReadable(cookie: number, address: number, length: number): number {
-    return this.#enqueueOne(cookie, address, length, 0);
+    return this.#enqueueOne(cookie, address, length, 0, 0);
   }
 
   enqueueWritable(cookie: number, address: number, length: number): number {
-    return this.#enqueueOne(cookie, address, length, DescriptorFlag.WRITE);
+    return this.#enqueueOne(cookie, address, length, DescriptorFlag.WRITE, length);
   }
 
-  #enqueueOne(cookie: number, address: number, length: number, flags: number): number {
+  #enqueueOne(
+    cookie: number,
+    address: number,
+    length: number,
+    flags: number,
+    writableBytes: number,
+  ): number {
     if (this.#broken !== null) return -Errno.EIO;
     if (this.#free === 0) return -Errno.ENOSPC;
     if (length === 0) return -Errno.EINVAL;
@@ -313,96 +324,191 @@ export class SplitQueue implements Virtqueue {
     descriptors[d + ADDRESS + 1] = 0;
     descriptors[d + LENGTH] = length;
     descriptors[d + FLAGS_NEXT] = flags;
-    return this.#commit(
-      cookie,
-      head,
-      head,
-      this.#record[d + NEXT] as number,
-      1,
-      flags === 0 ? 0 : length,
-    );
+    this.#freeHead = this.#record[d + NEXT] as number;
+    this.#free -= 1;
+    return this.#commit(cookie, head, (1 << 16) | head, writableBytes);
   }
 
   /** The chain is written: enter it into the record and into the next place of the available ring. */
-  #commit(
-    cookie: number,
-    head: number,
-    last: number,
-    after: number,
-    count: number,
-    writableBytes: number,
-  ): number {
+  #commit(cookie: number, head: number, shape: number, writableBytes: number): number {
     const record = this.#record;
     const r = head * 4;
-    record[r + SHAPE] = (count << 16) | last;
+    record[r + SHAPE] = shape;
     record[r + WRITABLE] = writableBytes;
     record[r + COOKIE] = cookie;
-    this.#freeHead = after;
-    this.#free -= count;
     this.#chains += 1;
     const inFlight = this.size - this.#free;
     if (inFlight > this.counters.highWater) this.counters.highWater = inFlight;
     const next = this.#nextAvailable;
-    this.#available[2 + (next & (this.size - 1))] = head;
+    const place = next & (this.size - 1);
+    this.#available[2 + place] = head;
+    this.#order[place] = head;
     this.#nextAvailable = (next + 1) & 0xffff;
     return 0;
   }
 
+  template(count: number, readable: number, writable: number): ChainTemplate {
+    const total = readable + writable;
+    if (
+      !Number.isInteger(count) ||
+      count < 1 ||
+      total < 1 ||
+      count * total > this.#free ||
+      this.#inOrder
+    )
+      throw new VirtioFault(
+        "INVALID",
+        `virtqueue ${this.index} (${this.name}) has no room for ${count} chains of ${total} descriptors that stay${this.#inOrder ? ": IN_ORDER uses descriptors in ring order" : ""}`,
+        { device: this.#device },
+      );
+    const record = this.#record;
+    const descriptors = this.#descriptors;
+    // First descriptor of each slot; its chain follows the links of the record.
+    const heads = new Int32Array(count);
+    const chain = new Int32Array(count * total);
+    // What the device holds is never read back: lengths are kept here.
+    const lengths = new Uint32Array(count * total);
+    for (let slot = 0; slot < count; slot++)
+      for (let k = 0; k < total; k++) {
+        const i = this.#freeHead;
+        this.#freeHead = record[i * 4 + NEXT] as number;
+        this.#free -= 1;
+        if (k === 0) {
+          heads[slot] = i;
+          record[i * 4 + WRITABLE] = 0;
+        }
+        chain[slot * total + k] = i;
+        descriptors[i * 4 + ADDRESS + 1] = 0;
+        descriptors[i * 4 + LENGTH] = 0;
+        descriptors[i * 4 + FLAGS_NEXT] =
+          (k + 1 < total ? DescriptorFlag.NEXT | (this.#freeHead << 16) : 0) |
+          (k >= readable ? DescriptorFlag.WRITE : 0);
+      }
+    return {
+      set: (slot, k, address, length) => {
+        const head = heads[slot] as number;
+        const d = (chain[slot * total + k] as number) * 4;
+        const before = lengths[slot * total + k] as number;
+        lengths[slot * total + k] = length;
+        if (k >= readable)
+          record[head * 4 + WRITABLE] = (record[head * 4 + WRITABLE] as number) + length - before;
+        descriptors[d + ADDRESS] = address;
+        descriptors[d + LENGTH] = length;
+      },
+      enqueue: (slot) => {
+        if (this.#broken !== null) return -Errno.EIO;
+        const head = heads[slot] as number;
+        if (record[head * 4 + SHAPE] !== 0) return -Errno.EBUSY;
+        return this.#commit(slot, head, TEMPLATE, record[head * 4 + WRITABLE] as number);
+      },
+    };
+  }
+
   publish(): void {
-    if (this.#published === this.#nextAvailable) return;
+    const next = this.#nextAvailable;
+    const added = (next - this.#published) & 0xffff;
+    if (added === 0) return;
     // The device may read descriptors and ring entries as soon as it sees the index: they are stored before it (§2.7.13.3.1).
-    storeIndex(this.#available, 1, this.#nextAvailable);
-    this.#published = this.#nextAvailable;
+    storeIndex(this.#available, 1, next);
+    this.#published = next;
+    this.#unnotified += added;
   }
 
   notify(): void {
     this.publish();
-    const now = this.#published;
-    const added = (now - this.#notified) & 0xffff;
+    const added = this.#unnotified;
     if (added === 0 || this.#broken !== null) return;
+    const now = this.#published;
     // The index is stored before what the device wants is read, or both ends could wait for each other (§2.7.13.4.1).
     const wanted = this.#eventIdx
       ? ((now - loadIndex(this.#usedIndex, 2 + 4 * this.size) - 1) & 0xffff) < added
       : (loadIndex(this.#usedIndex, 0) & UsedFlag.NO_NOTIFY) === 0;
-    this.#notified = now;
+    this.#unnotified = 0;
     if (wanted) {
       this.counters.kicks += 1;
-      this.#doorbell(this.index);
+      this.#doorbell(this.index, now);
     } else this.counters.kicksSuppressed += 1;
   }
 
   dequeue(): number {
+    if (this.#inOrder) return this.#dequeueInOrder();
     const consumed = this.#consumed;
     if (consumed === this.#usedSeen && !this.#look()) return -1;
     if (this.#broken !== null) return -1;
     const entry = 1 + 2 * (consumed & (this.size - 1));
     const id = this.#usedEntries[entry] as number;
     const length = this.#usedEntries[entry + 1] as number;
+    const shape = id < this.size ? (this.#record[id * 4 + SHAPE] as number) : 0;
+    if (shape === 0 || (this.#published !== this.#nextAvailable && this.#isUnpublished(id)))
+      return this.#misbehaved(`used.id ${id} is not outstanding`, "§2.7.8");
+    return this.#take(id, shape, length);
+  }
+
+  /** Whether a chain is enqueued and the device was not told: rare, because drivers publish before they dequeue. */
+  #isUnpublished(head: number): boolean {
+    for (let at = this.#published; at !== this.#nextAvailable; at = (at + 1) & 0xffff)
+      if (this.#order[at & (this.size - 1)] === head) return true;
+    return false;
+  }
+
+  /** Gives the chain of `head` back to the caller, its descriptors to the free list. */
+  #take(head: number, shape: number, length: number): number {
     const record = this.#record;
-    const r = id * 4;
-    const shape = id < this.size ? (record[r + SHAPE] as number) : 0;
-    if (shape === 0) {
-      this.#misbehaved(`used.id ${id} is not outstanding`, "§2.7.8");
-      return -1;
-    }
+    const r = head * 4;
     const writable = (record[r + WRITABLE] as number) >>> 0;
     if (length > writable) {
-      this.#misbehaved(
-        `used.len ${length} is above the ${writable} writable bytes of chain ${id}`,
-        "§2.7.8",
-      );
-      return -1;
+      if (!this.#legacy)
+        return this.#misbehaved(
+          `used.len ${length} is above the ${writable} writable bytes of chain ${head}`,
+          "§2.7.8",
+        );
+      this.counters.clipped += 1;
     }
-    // The chain goes back to the head of the free list.
-    record[(shape & 0xffff) * 4 + NEXT] = this.#freeHead;
     record[r + SHAPE] = 0;
-    this.#freeHead = id;
-    this.#free += shape >>> 16;
+    if (shape !== TEMPLATE) {
+      if (!this.#inOrder) {
+        record[(shape & 0xffff) * 4 + NEXT] = this.#freeHead;
+        this.#freeHead = head;
+      }
+      this.#free += shape >>> 16;
+    }
     this.#chains -= 1;
-    this.#consumed = (consumed + 1) & 0xffff;
+    this.#consumed = (this.#consumed + 1) & 0xffff;
     this.counters.buffers += 1;
-    this.usedLength = length;
+    this.usedLength = Math.min(length, writable);
     return record[r + COOKIE] as number;
+  }
+
+  /**
+   * With IN_ORDER one used entry may stand for a batch: it names the last chain, the device skips the places of the others, and they
+   * count as wholly used (virtio 1.4 §2.7.9).
+   */
+  #dequeueInOrder(): number {
+    const record = this.#record;
+    const mask = this.size - 1;
+    if (this.#broken !== null) return -1;
+    if (this.#batch === 0) {
+      if (this.#consumed === this.#usedSeen && !this.#look()) return -1;
+      const entry = 1 + 2 * (this.#consumed & mask);
+      const id = this.#usedEntries[entry] as number;
+      const ahead = (this.#usedSeen - this.#consumed) & 0xffff;
+      let count = 1;
+      // Bounded by what the device says it used, which is bounded by what it holds.
+      while (count <= ahead && (this.#order[(this.#consumed + count - 1) & mask] as number) !== id)
+        count++;
+      if (count > ahead)
+        return this.#misbehaved(
+          `used.id ${id} is not among the ${ahead} chains next in order`,
+          "§2.7.9",
+        );
+      this.#batch = count;
+      this.#batchLength = this.#usedEntries[entry + 1] as number;
+    }
+    const head = this.#order[this.#consumed & mask] as number;
+    const last = this.#batch === 1;
+    this.#batch -= 1;
+    const whole = (record[head * 4 + WRITABLE] as number) >>> 0;
+    return this.#take(head, record[head * 4 + SHAPE] as number, last ? this.#batchLength : whole);
   }
 
   /** Reads used.idx; true when it is ahead of what was consumed, and possible. */
@@ -411,7 +517,7 @@ export class SplitQueue implements Virtqueue {
     const seen = loadIndex(this.#usedIndex, 1);
     const ahead = (seen - this.#consumed) & 0xffff;
     if (ahead === 0) return false;
-    if (ahead > this.#chains) {
+    if (ahead > this.#chains || ahead > ((this.#published - this.#consumed) & 0xffff)) {
       this.#misbehaved(
         `used.idx ${seen} is ${ahead} ahead of ${this.#consumed} with ${this.#chains} chains outstanding`,
         "§2.7.8",
@@ -425,8 +531,8 @@ export class SplitQueue implements Virtqueue {
   enableInterrupt(): boolean {
     if (this.#eventIdx) storeIndex(this.#available, 2 + this.size, this.#consumed);
     else storeIndex(this.#available, 0, 0);
-    // Armed before the index is read again, or a buffer used in between would wait for the next interrupt (§2.7.14).
-    // A broken queue has nothing to take: a handler that loops until this is false must end.
+    // Armed before the index is read again, or a buffer used in between would wait for the next interrupt (§2.7.14). A broken queue
+    // has nothing to take: a handler that loops until this is false must end.
     return this.#broken === null && (this.#consumed !== this.#usedSeen || this.#look());
   }
 
@@ -438,9 +544,7 @@ export class SplitQueue implements Virtqueue {
   }
 
   postponeInterrupt(hint: "short" | "long" | "emptied"): boolean {
-    const inFlight = (this.#published - this.#consumed) & 0xffff;
-    const after =
-      hint === "short" ? inFlight >>> 2 : hint === "long" ? (inFlight * 3) >>> 2 : inFlight;
+    const after = postponed(hint, (this.#published - this.#consumed) & 0xffff);
     if (this.#eventIdx)
       storeIndex(this.#available, 2 + this.size, (this.#consumed + after) & 0xffff);
     else storeIndex(this.#available, 0, 0);
@@ -461,15 +565,16 @@ export class SplitQueue implements Virtqueue {
     if (this.#chains === 0) return -1;
     const record = this.#record;
     for (let head = 0; head < this.size; head++) {
-      const r = head * 4;
-      const shape = record[r + SHAPE] as number;
+      const shape = record[head * 4 + SHAPE] as number;
       if (shape === 0) continue;
-      record[(shape & 0xffff) * 4 + NEXT] = this.#freeHead;
-      record[r + SHAPE] = 0;
-      this.#freeHead = head;
-      this.#free += shape >>> 16;
+      record[head * 4 + SHAPE] = 0;
+      if (shape !== TEMPLATE) {
+        record[(shape & 0xffff) * 4 + NEXT] = this.#freeHead;
+        this.#freeHead = head;
+        this.#free += shape >>> 16;
+      }
       this.#chains -= 1;
-      return record[r + COOKIE] as number;
+      return record[head * 4 + COOKIE] as number;
     }
     return -1;
   }
@@ -487,7 +592,57 @@ export class SplitQueue implements Virtqueue {
     this.#tasks.enqueue(() => this.onBroken?.(fault));
   }
 
-  #misbehaved(what: string, section: string): void {
+  /** What is not in guest memory, to put back with `restore`. @throws VirtioFault INVALID when the queue is broken */
+  save(): SplitQueueState {
+    if (this.#broken !== null) throw this.#broken;
+    return {
+      format: "split",
+      record: [...this.#record],
+      order: [...this.#order],
+      freeHead: this.#freeHead,
+      free: this.#free,
+      chains: this.#chains,
+      nextAvailable: this.#nextAvailable,
+      published: this.#published,
+      unnotified: this.#unnotified,
+      consumed: this.#consumed,
+      batch: this.#batch,
+      batchLength: this.#batchLength,
+    };
+  }
+
+  /**
+   * Goes on where a queue of the same size and address was saved. The order is: make the queue, put guest memory back, restore.
+   * Templates are made anew.
+   * @throws VirtioFault INVALID when the state is of another format or size
+   */
+  restore(state: SplitQueueState): void {
+    if (
+      state.format !== "split" ||
+      state.record.length !== this.#record.length ||
+      state.order.length !== this.#order.length
+    )
+      throw new VirtioFault(
+        "INVALID",
+        `the saved state is not of a split queue of size ${this.size}`,
+        { device: this.#device },
+      );
+    this.#record.set(state.record);
+    this.#order.set(state.order);
+    this.#freeHead = state.freeHead;
+    this.#free = state.free;
+    this.#chains = state.chains;
+    this.#nextAvailable = state.nextAvailable;
+    this.#published = state.published;
+    this.#unnotified = state.unnotified;
+    this.#consumed = state.consumed;
+    this.#usedSeen = (state.consumed + state.batch) & 0xffff;
+    this.#batch = state.batch;
+    this.#batchLength = state.batchLength;
+    this.#broken = null;
+  }
+
+  #misbehaved(what: string, section: string): -1 {
     this.fail(
       new VirtioFault(
         "DEVICE_MISBEHAVED",
@@ -498,6 +653,7 @@ export class SplitQueue implements Virtqueue {
         },
       ),
     );
+    return -1;
   }
 
   dump(): string {
@@ -507,7 +663,7 @@ export class SplitQueue implements Virtqueue {
       `VQ: ${this.name} - size=${size}`,
       `free=${this.#free}`,
       `used=${this.used}`,
-      `queued=${(this.#nextAvailable - this.#notified) & 0xffff}`,
+      `queued=${this.#unnotified + ((this.#nextAvailable - this.#published) & 0xffff)}`,
       `desc_head_idx=${this.#freeHead}`,
       `avail.idx=${this.#nextAvailable}`,
       `used_cons_idx=${this.#consumed}`,

@@ -56,6 +56,7 @@ const wanted: FeatureSet<Features> = featureSet<Features>().with(
   BlockFeature.BLK_SIZE,
   BlockFeature.FLUSH,
   ReservedFeature.INDIRECT_DESC,
+  ReservedFeature.EVENT_IDX,
 );
 
 /** `hw.vtblk.no_ident` (virtio_blk(4)). */

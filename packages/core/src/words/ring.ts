@@ -23,6 +23,20 @@ export enum UsedFlag {
   NO_NOTIFY = 1,
 }
 
+/** Flags of a descriptor in a packed ring, besides DescriptorFlag's (virtio 1.4 §2.8.1). Values of the 16-bit field. */
+export enum PackedFlag {
+  AVAIL = 0x80,
+  USED = 0x8000,
+}
+
+/** What an end of a packed ring wants to be told, in its event suppression structure (virtio 1.4 §2.8.10). */
+export enum PackedEvent {
+  ENABLE = 0,
+  DISABLE = 1,
+  /** With EVENT_IDX: when the descriptor at `desc` is passed. */
+  DESC = 2,
+}
+
 /** `struct virtq_desc` (virtio 1.4 §2.7.5): le64 addr, le32 len, le16 flags, le16 next. */
 export const DESCRIPTOR_SIZE = 16;
 /** Alignment of the descriptor table (virtio 1.4 §2.7). */
@@ -31,6 +45,11 @@ export const DESCRIPTOR_ALIGN = 16;
 export const AVAIL_ALIGN = 2;
 /** Alignment of the used ring (virtio 1.4 §2.7). */
 export const USED_ALIGN = 4;
+
+/** Bytes of an event suppression structure of a packed ring (virtio 1.4 §2.8.14). */
+export const EVENT_SIZE = 4;
+/** Alignment of an event suppression structure (virtio 1.4 §2.8). */
+export const EVENT_ALIGN = 4;
 
 /** Bytes of the available ring: flags, idx, ring\[size\], used_event (virtio 1.4 §2.7.6). */
 export const availRingSize = (size: number): number => 6 + 2 * size;

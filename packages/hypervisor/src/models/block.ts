@@ -1,5 +1,5 @@
 // The block device (virtio 1.4 §5.2), written from the device clauses: reads, writes, flush and serial over a backend.
-import { DeviceType, featureSet } from "@virtio/core";
+import { DeviceType, featureSet, featureSetFromWords, ReservedFeature } from "@virtio/core";
 import {
   BLOCK_CONFIG_SIZE,
   BLOCK_HEADER_SIZE,
@@ -9,7 +9,7 @@ import {
   BlockStatus,
   SECTOR_SIZE,
 } from "@virtio/core/block";
-import type { DeviceChain, SplitDeviceQueue } from "@virtio/ring";
+import type { DeviceChain, DeviceQueue } from "@virtio/ring";
 import type { BlockBackend } from "../block-backend.js";
 import type { DeviceModel, ModelHost } from "../device-model.js";
 import type { RegisterSpace } from "../registers.js";
@@ -40,6 +40,13 @@ const CLASS_CODE = 0x01_00_00;
 /** Chains taken in one task; more wait for the next, so that other devices get their turn. */
 const BATCH = 64;
 
+/** A request that was taken. `status` is null when there is no room for one. */
+interface BlockRequestInHand {
+  readonly chain: DeviceChain;
+  status: BlockStatus | null;
+  done: boolean;
+}
+
 /** {@inheritDoc DeviceModel} */
 export class BlockModel implements DeviceModel {
   readonly type: DeviceType = DeviceType.BLOCK;
@@ -58,6 +65,8 @@ export class BlockModel implements DeviceModel {
   /** Requests that the backend has. */
   #busy = 0;
   #idle: (() => void)[] = [];
+  /** With IN_ORDER: requests that were taken and not given back, in order. */
+  #order: BlockRequestInHand[] = [];
 
   constructor({ name, backend, serial, segMax, without }: BlockModelOptions) {
     this.name = name;
@@ -117,31 +126,50 @@ export class BlockModel implements DeviceModel {
   }
 
   /** Executes one request and gives its chain back, now or when the backend is done. */
-  #request(host: ModelHost, queue: SplitDeviceQueue, chain: DeviceChain): void {
-    if (chain.writableLength < 1) {
-      // No room for a status: nothing can be said.
-      queue.give(chain, 0);
-      return;
-    }
-    const outcome = this.#execute(host, chain);
-    if (typeof outcome === "number") {
-      this.#finish(queue, chain, outcome);
+  #request(host: ModelHost, queue: DeviceQueue, chain: DeviceChain): void {
+    const inOrder = featureSetFromWords<ReservedFeature>(host.features).has(
+      ReservedFeature.IN_ORDER,
+    );
+    // No room for a status: nothing can be said.
+    const outcome = chain.writableLength < 1 ? null : this.#execute(host, chain);
+    const request = {
+      chain,
+      status: typeof outcome === "number" ? outcome : null,
+      done: !(outcome instanceof Promise),
+    };
+    if (inOrder) this.#order.push(request);
+    if (request.done) {
+      this.#complete(queue, request, inOrder);
       return;
     }
     this.#busy += 1;
     const done = (status: BlockStatus): void => {
       this.#busy -= 1;
+      request.status = status;
+      request.done = true;
       // A reset waits for this: then nothing is given back.
       if (this.#idle.length === 0) {
-        this.#finish(queue, chain, status);
+        this.#complete(queue, request, inOrder);
         host.tasks.enqueue(() => host.used(queue.index));
       }
       if (this.#busy === 0) for (const idle of this.#idle.splice(0)) idle();
     };
-    void host.outside(outcome).then(
+    void host.outside(outcome as Promise<void>).then(
       () => done(BlockStatus.OK),
       () => done(BlockStatus.IOERR),
     );
+  }
+
+  /** Gives one request back, or with IN_ORDER every request at the front that is done (virtio 1.4 §6.2). */
+  #complete(queue: DeviceQueue, request: BlockRequestInHand, inOrder: boolean): void {
+    if (!inOrder) {
+      this.#finish(queue, request);
+      return;
+    }
+    for (let first = this.#order[0]; first?.done === true; first = this.#order[0]) {
+      this.#order.shift();
+      this.#finish(queue, first);
+    }
   }
 
   /** 16 bytes of header, data, one byte of status, cut into segments in any way (§2.7.4, §5.2.6). */
@@ -190,15 +218,18 @@ export class BlockModel implements DeviceModel {
   }
 
   /** Writes the status byte, the last writable one, and gives the chain back. */
-  #finish(queue: SplitDeviceQueue, chain: DeviceChain, status: BlockStatus): void {
-    this.#status[0] = status;
-    // used.len counts from the first writable byte: what comes before the status was written, or is cleared now (§2.7.8.2).
-    if (status !== BlockStatus.OK) chain.fill(0, chain.writableLength - 1);
-    chain.write(chain.writableLength - 1, this.#status);
+  #finish(queue: DeviceQueue, { chain, status }: BlockRequestInHand): void {
+    if (status !== null) {
+      this.#status[0] = status;
+      // used.len counts from the first writable byte: what comes before the status was written, or is cleared now (§2.7.8.2).
+      if (status !== BlockStatus.OK) chain.fill(0, chain.writableLength - 1);
+      chain.write(chain.writableLength - 1, this.#status);
+    }
     queue.give(chain, chain.writableLength);
   }
 
   reset(): Promise<void> | null {
+    this.#order = [];
     if (this.#busy === 0) return null;
     return new Promise((resolve) => {
       this.#idle.push(resolve);

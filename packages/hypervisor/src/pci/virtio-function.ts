@@ -16,7 +16,7 @@ import {
   PciStatus,
 } from "@virtio/core/pci";
 import { QUEUE_SIZE_MAX } from "@virtio/core/ring";
-import { SplitDeviceQueue } from "@virtio/ring";
+import { type DeviceQueue, PackedDeviceQueue, SplitDeviceQueue } from "@virtio/ring";
 import type { DeviceModel, ModelHost } from "../device-model.js";
 import { allOnes, type Register, type RegisterSpace, RegisterTable } from "../registers.js";
 import { FunctionRules } from "../rules/function-rules.js";
@@ -54,7 +54,7 @@ interface QueueState {
   resetting: boolean;
   /** Descriptor area, driver area, device area: low and high words. */
   readonly areas: Uint32Array;
-  queue: SplitDeviceQueue | null;
+  queue: DeviceQueue | null;
 }
 
 const has = (words: readonly number[], bit: number): boolean =>
@@ -383,15 +383,19 @@ export class VirtioFunction {
     if (this.#book !== null)
       this.#queueRules ??= new QueueRules(this.#book, this.#model.name, eventIdx);
     try {
-      state.queue = new SplitDeviceQueue({
+      const Format = has(this.#accepted, ReservedFeature.RING_PACKED)
+        ? PackedDeviceQueue
+        : SplitDeviceQueue;
+      state.queue = new Format({
         index,
         size: state.size,
         memory: this.#memory,
         descriptors: wide(0),
-        available: wide(1),
-        used: wide(2),
+        driver: wide(1),
+        device: wide(2),
         indirect: has(this.#accepted, ReservedFeature.INDIRECT_DESC),
         eventIdx,
+        inOrder: has(this.#accepted, ReservedFeature.IN_ORDER),
         onBroken: (fault) => this.#misbehaved(fault),
       });
     } catch (error) {
@@ -418,7 +422,7 @@ export class VirtioFunction {
       });
   }
 
-  #running(index: number): SplitDeviceQueue | null {
+  #running(index: number): DeviceQueue | null {
     const live =
       !this.#resetting &&
       (this.#status & DeviceStatus.DRIVER_OK) !== 0 &&
@@ -433,7 +437,7 @@ export class VirtioFunction {
     this.#rules?.notify(width, value, index);
     const queue = this.#running(index);
     if (queue === null) return;
-    this.#queueRules?.notified(queue, queue.usedFlags !== 0);
+    this.#queueRules?.notified(queue);
     this.#wake(index);
   }
 

@@ -20,6 +20,8 @@ const bit = (words: readonly number[], n: number): boolean =>
   ((words[n >>> 5] ?? 0) & (1 << (n & 31))) !== 0;
 const hex = (value: number): string => `0x${value.toString(16)}`;
 const VERSION_1 = 32;
+const RING_PACKED = 34;
+const NOTIFICATION_DATA = 38;
 const WRITEBACK_AT = 32;
 
 /** Order of the status bits in the initialization sequence (§3.1.1). */
@@ -222,12 +224,14 @@ export class FunctionRules {
     const written = this.#written.get(queue) ?? new Set();
     this.#written.set(queue, written);
     if (offset === CommonConfig.QUEUE_SIZE) {
-      const powerOf2 = value > 0 && (value & (value - 1)) === 0;
-      this.#check(
-        "PCI-COMMON-3",
-        powerOf2 && value <= offeredSize,
-        () => `queue_size ${value}, offered ${offeredSize}`,
-      );
+      const what = (): string => `queue_size ${value}, offered ${offeredSize}`;
+      if (bit(this.#function.accepted, RING_PACKED)) this.#check("PCI-COMMON-2", value > 0, what);
+      else
+        this.#check(
+          "PCI-COMMON-3",
+          value > 0 && (value & (value - 1)) === 0 && value <= offeredSize,
+          what,
+        );
     }
     if (offset === CommonConfig.QUEUE_ENABLE) {
       this.#check("PCI-COMMON-6", value !== 0, () => "0 written to queue_enable");
@@ -263,12 +267,26 @@ export class FunctionRules {
       (status & DeviceStatus.DRIVER_OK) !== 0,
       () => `doorbell of queue ${queue} at status ${hex(status)}`,
     );
-    this.#check("PCI-NOTIFY-1", width === 2, () => `doorbell of ${width} bytes`);
-    this.#check(
-      "PCI-NOTIFY-3",
-      value === queue,
-      () => `doorbell of queue ${queue} rung with ${value}`,
-    );
+    // Without NOTIF_CONFIG_DATA the queue is named by its index (§4.1.5.2).
+    if (bit(this.#function.accepted, NOTIFICATION_DATA)) {
+      this.#check(
+        "PCI-NOTIFY-2",
+        width === 4,
+        () => `doorbell of ${width} bytes with NOTIFICATION_DATA`,
+      );
+      this.#check(
+        "PCI-NOTIFY-4",
+        (value & 0xffff) === queue,
+        () => `doorbell of queue ${queue} rung with ${hex(value)}`,
+      );
+    } else {
+      this.#check("PCI-NOTIFY-1", width === 2, () => `doorbell of ${width} bytes`);
+      this.#check(
+        "PCI-NOTIFY-3",
+        value === queue,
+        () => `doorbell of queue ${queue} rung with ${value}`,
+      );
+    }
   }
 
   /** A read of the ISR status. */

@@ -1,10 +1,25 @@
-// Rules that a device sees in a split virtqueue: virtio 1.4 §2.7.
+// Rules that a device sees in a virtqueue: virtio 1.4 §2.7, §2.8.
 import type { VirtioFault } from "@virtio/core";
-import type { DeviceChain, SplitDeviceQueue } from "@virtio/ring";
+import { type DeviceChain, type DeviceQueue, SplitDeviceQueue } from "@virtio/ring";
 import type { RuleBook } from "./rule-book.js";
 
-/** Clauses that the device end proves kept by taking a chain, and reports itself when one is broken. */
-const provenByTaking = [
+/** Clauses that the device end proves kept by taking a chain of a packed ring, and reports itself when one is broken. */
+const provenByTakingPacked = [
+  "PACKED-SG-1",
+  "PACKED-SG-2",
+  "PACKED-SG-3",
+  "PACKED-SG-5",
+  "PACKED-SG-6",
+  "PACKED-INDIRECT-1",
+  "PACKED-INDIRECT-2",
+  "PACKED-INDIRECT-3",
+  "PACKED-INDIRECT-4",
+  "CLEANUP-1",
+  "RESFEAT-5",
+];
+
+/** The same of a split ring. */
+const provenByTakingSplit = [
   "FRAMING-1",
   "SPLIT-DESC-1",
   "SPLIT-AVAIL-1",
@@ -29,23 +44,27 @@ export class QueueRules {
   }
 
   /** The driver enabled the queue. */
-  enabled(queue: SplitDeviceQueue): void {
+  enabled(queue: DeviceQueue): void {
+    if (!(queue instanceof SplitDeviceQueue)) {
+      this.#book.check("PACKED-LAYOUT-1", true, this.#device, () => "");
+      return;
+    }
     this.#book.check("SPLIT-LAYOUT-1", true, this.#device, () => "");
-    const flags = queue.usedFlags;
     this.#book.check(
       "SPLIT-AVAILSUP-1",
-      flags === 0,
+      !queue.notifyDisabled,
       this.#device,
-      () => `used.flags is ${flags} when queue ${queue.index} is enabled`,
+      () => `used.flags is set when queue ${queue.index} is enabled`,
     );
   }
 
   /** The driver rang. */
-  notified(queue: SplitDeviceQueue, suppressed: boolean): void {
+  notified(queue: DeviceQueue): void {
+    if (!(queue instanceof SplitDeviceQueue)) return;
     if (!this.#eventIdx)
       this.#book.check(
         "SPLIT-AVAILSUP-3",
-        !suppressed,
+        !queue.notifyDisabled,
         this.#device,
         () => `queue ${queue.index} rung though used.flags asks for no doorbell`,
       );
@@ -53,14 +72,17 @@ export class QueueRules {
   }
 
   /** The device took a chain. */
-  taken(queue: SplitDeviceQueue, chain: DeviceChain): void {
-    for (const clause of provenByTaking) this.#book.check(clause, true, this.#device, () => "");
+  taken(queue: DeviceQueue, chain: DeviceChain): void {
+    const split = queue instanceof SplitDeviceQueue;
+    for (const clause of split ? provenByTakingSplit : provenByTakingPacked)
+      this.#book.check(clause, true, this.#device, () => "");
+    if (!split) return;
     const excessive = chain.segments > queue.size;
     this.#book.check(
       "FRAMING-2",
       !excessive,
       this.#device,
-      () => `chain ${chain.head} has ${chain.segments} segments`,
+      () => `chain ${chain.id} has ${chain.segments} segments`,
     );
     this.#flags(queue);
   }

@@ -1,0 +1,123 @@
+// What both formats of a queue offer a device.
+import { type GuestMemory, VirtioFault } from "@virtio/core";
+import type { DeviceChain } from "./device-chain.js";
+import type { WideAddress } from "./queue-options.js";
+
+/** What a transport tells the device end when a queue is enabled. */
+export interface DeviceQueueOptions {
+  readonly index: number;
+  readonly size: number;
+  readonly memory: GuestMemory;
+  /** Descriptor Area. */
+  readonly descriptors: WideAddress;
+  /** Driver Area. */
+  readonly driver: WideAddress;
+  /** Device Area. */
+  readonly device: WideAddress;
+  readonly indirect: boolean;
+  readonly eventIdx: boolean;
+  /** IN_ORDER was negotiated: chains are given back as they were taken. Default false. */
+  readonly inOrder?: boolean;
+  /** NOTIFY_ON_EMPTY was negotiated (legacy): an empty available ring interrupts in any case. Default false. */
+  readonly notifyOnEmpty?: boolean;
+  /** Called once, with the first rule that the driver broke; the queue takes no more chains. */
+  readonly onBroken: (fault: VirtioFault) => void;
+}
+
+/** A chain that a device holds, as it is saved. */
+export interface SavedChain {
+  readonly id: number;
+  readonly descriptors: number;
+  /** Region, offset, length and whether it is writable (1), of each segment. */
+  readonly segments: readonly number[];
+}
+
+/** The device's end of a queue: takes chains, gives them back used, decides on interrupts. */
+export interface DeviceQueue {
+  readonly index: number;
+  readonly size: number;
+  /** A rule was broken: nothing is taken any more. */
+  readonly broken: boolean;
+  /** Chains taken and not yet given back. */
+  readonly held: number;
+  /** Whether the driver is asked to ring no doorbell (no flags with EVENT_IDX: false). */
+  readonly notifyDisabled: boolean;
+  /**
+   * Takes the next available chain, its segments checked and located; null when there is none or the queue is broken. The chain
+   * is the caller's until it gives it back; then the object is used again.
+   */
+  take(): DeviceChain | null;
+  /**
+   * Gives a chain back, used.
+   * @param written - bytes written from the start of the writable segments; at most `chain.writableLength`.
+   * @throws VirtioFault INVALID: twice, too many bytes, or with IN_ORDER not in order
+   */
+  give(chain: DeviceChain, written: number): void;
+  /** Whether the chains given back since the last call want an interrupt (virtio 1.4 §2.7.7, §2.8.10). */
+  wantsInterrupt(): boolean;
+  /** Asks for doorbells; true when chains are already waiting (take them, do not sleep). */
+  enableNotify(): boolean;
+  /** Advisory: the device will look by itself. */
+  disableNotify(): void;
+}
+
+/** The bytes of one area of a queue. @throws VirtioFault DRIVER_MISBEHAVED when it lies outside guest memory or is not aligned */
+export function area(
+  memory: GuestMemory,
+  name: string,
+  at: WideAddress,
+  length: number,
+  align: number,
+  clause: string,
+): Uint8Array {
+  const address = (at.high >>> 0) * 0x1_0000_0000 + (at.low >>> 0);
+  const refuse = (id: string, what: string): never => {
+    throw new VirtioFault(
+      "DRIVER_MISBEHAVED",
+      `driver misbehaved: ${name} at 0x${address.toString(16)} ${what}`,
+      { clause: id },
+    );
+  };
+  if (at.low % align !== 0) refuse(clause, `is not a multiple of ${align}`);
+  const region = memory.regions[memory.locate(at.low, at.high, length)];
+  if (region === undefined) return refuse("RESFEAT-5", "is not in guest memory");
+  const offset = address - region.address;
+  return region.bytes.subarray(offset, offset + length);
+}
+
+/** What both formats do with the chains they took: which are held, and in which order they must come back. */
+export class HeldChains {
+  /** Chains taken and not yet given back. */
+  count = 0;
+  readonly #queue: number;
+  readonly #inOrder: boolean;
+  #taken = 0;
+  #given = 0;
+
+  constructor(queue: number, inOrder: boolean) {
+    this.#queue = queue;
+    this.#inOrder = inOrder;
+  }
+
+  hold(chain: DeviceChain): void {
+    chain.held = true;
+    chain.serial = this.#taken;
+    this.#taken += 1;
+    this.count += 1;
+  }
+
+  /** @throws VirtioFault INVALID */
+  release(chain: DeviceChain, written: number): void {
+    const refuse = (what: string): never => {
+      throw new VirtioFault("INVALID", `chain ${chain.id} of queue ${this.#queue} ${what}`);
+    };
+    if (!chain.held) refuse("is given back twice");
+    if (written > chain.writableLength || written < 0)
+      refuse(`has ${chain.writableLength} writable bytes, not ${written}`);
+    if (this.#inOrder && chain.serial !== this.#given)
+      refuse("is not the next in order (IN_ORDER)");
+    chain.held = false;
+    this.#given += 1;
+    this.count -= 1;
+  }
+}

@@ -1,0 +1,34 @@
+// The words of a packed descriptor's flags and of event suppression, as 32-bit words (virtio 1.4 §2.8).
+import { PackedFlag } from "@virtio/core/ring";
+
+/** In the word of id (low half) and flags (high half): the descriptor is available, or used, in the lap of wrap counter 1 or 0. */
+const AVAIL = PackedFlag.AVAIL << 16;
+const USED = (PackedFlag.USED << 16) >>> 0;
+
+/** The bits that say whose a descriptor is. */
+export const OWNER: number = (AVAIL | USED) >>> 0;
+
+/** Bits of a descriptor that is available in the lap of `wrap` (§2.8.1). */
+export const availableBits = (wrap: number): number => (wrap === 1 ? AVAIL : USED);
+/** Bits of a descriptor that is used in the lap of `wrap`. */
+export const usedBits = (wrap: number): number => (wrap === 1 ? OWNER : 0);
+
+/** Bit 15 of an event's offset field: the wrap counter. */
+export const WRAP = 0x8000;
+
+/**
+ * Whether an event at `event` (offset, wrap counter in bit 15) lies in the `added` descriptors that end before position `now` of a ring
+ * of `size` in the lap of `wrap` (§2.8.10; the comparison is that of split rings, on positions counted through).
+ */
+export function passes(
+  event: number,
+  now: number,
+  wrap: number,
+  added: number,
+  size: number,
+): boolean {
+  let at = event & 0x7fff;
+  // An event of the lap before lies one ring behind.
+  if (event >>> 15 !== wrap) at -= size;
+  return ((now - at - 1) & 0xffff) < added;
+}
