@@ -6,7 +6,12 @@ import { afterEach, describe, expect, it } from "vitest";
 import { RuleBook } from "../src/index.js";
 import { BareGuest } from "./bare-guest.js";
 
-type Crime = readonly [clause: string, what: string, commit: (guest: BareGuest) => Promise<void>];
+type Crime = readonly [
+  clause: string,
+  what: string,
+  commit: (guest: BareGuest) => Promise<void>,
+  device?: Parameters<typeof BareGuest.start>[0],
+];
 
 const running = async (guest: BareGuest): Promise<void> => guest.run();
 
@@ -102,6 +107,7 @@ const crimes: readonly Crime[] = [
     async (g) => {
       await g.acknowledge();
       await g.write(0, 4, 1, VirtioCapability.DEVICE);
+      await g.negotiate();
     },
   ],
   [
@@ -151,6 +157,7 @@ const crimes: readonly Crime[] = [
     async (g) => {
       await g.acknowledge();
       await g.read(32, 1, VirtioCapability.DEVICE);
+      await g.negotiate();
     },
   ],
   [
@@ -378,6 +385,67 @@ const crimes: readonly Crime[] = [
       await g.request(BlockRequestType.GET_ID, 0, 0, 16);
     },
   ],
+  [
+    "PCI-NOTIFY-2",
+    "rings with a 16-bit write with NOTIFICATION_DATA",
+    async (g) => {
+      await g.run(([, high = 0]) => [0, high]);
+      await g.ringDoorbell(2);
+    },
+    { features: { NOTIFICATION_DATA: true } },
+  ],
+  [
+    "PCI-NOTIFY-4",
+    "rings with another number than the queue's with NOTIFICATION_DATA",
+    async (g) => {
+      await g.run(([, high = 0]) => [0, high]);
+      await g.ringDoorbell(4, 0x10007);
+    },
+    { features: { NOTIFICATION_DATA: true } },
+  ],
+  [
+    "PCI-COMMON-2",
+    "asks for a packed queue of no descriptors",
+    async (g) => {
+      await g.acknowledge();
+      await g.negotiate(([, high = 0]) => [0, high]);
+      await g.write(CommonConfig.QUEUE_SIZE, 2, 0);
+    },
+    { packed: true },
+  ],
+  [
+    "PACKED-LAYOUT-1",
+    "places a descriptor ring at an odd address",
+    async (g) => {
+      await g.acknowledge();
+      await g.negotiate(([, high = 0]) => [0, high]);
+      await g.placeQueue();
+      await g.write(CommonConfig.QUEUE_DESC, 4, g.ring.address + 8);
+      await g.enableQueue();
+    },
+    { packed: true },
+  ],
+  ...(["VQRESET-1", "PCI-COMMON-7"] as const).map(
+    (clause): Crime => [
+      clause,
+      "uses a queue before its reset is done",
+      async (g) => {
+        await g.run(([, high = 0]) => [0, high]);
+        await g.write(CommonConfig.QUEUE_RESET, 2, 1);
+        await g.placeQueue();
+      },
+    ],
+  ),
+  [
+    "VQREENABLE-1",
+    "enables a queue again without setting it up again",
+    async (g) => {
+      await g.run(([, high = 0]) => [0, high]);
+      await g.write(CommonConfig.QUEUE_RESET, 2, 1);
+      await g.read(CommonConfig.QUEUE_RESET, 2);
+      await g.enableQueue();
+    },
+  ],
 ];
 
 describe("the rule book", () => {
@@ -386,9 +454,9 @@ describe("the rule book", () => {
     await guest?.machine.close();
   });
 
-  for (const [clause, what, commit] of crimes)
+  for (const [clause, what, commit, device] of crimes)
     it(`reports a guest that ${what} [${clause} fires]`, async () => {
-      guest = await BareGuest.start();
+      guest = await BareGuest.start(device);
       await commit(guest);
       expect(guest.clauses()).toContain(clause);
       expect(guest.rules.violations[0]?.device).toBe("blk0");

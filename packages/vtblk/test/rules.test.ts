@@ -7,6 +7,13 @@ import { type Bench, bench } from "./attached.js";
 const rules: readonly (readonly [clause: string, kept: string])[] = [
   ["STATUS-1", "sets status bits in the order of the initialization sequence"],
   ["STATUS-2", "clears no status bit"],
+  ["STATUS-3", "goes on after no FAILED without a reset"],
+  ["RESET-1", "touches nothing before a reset is done"],
+  ["INIT-9", "writes no configuration before FEATURES_OK"],
+  ["BLK-INIT-4", "reads no writeback before FEATURES_OK"],
+  ["PCI-CAP-8", "writes to no capability"],
+  ["PCI-COMMON-5", "waits for status 0 after a reset"],
+  ["PCI-ISR-1", "reads no ISR with MSI-X"],
   ["INIT-1", "follows the initialization sequence"],
   ["INIT-2", "resets the device first"],
   ["INIT-3", "sets ACKNOWLEDGE, then DRIVER"],

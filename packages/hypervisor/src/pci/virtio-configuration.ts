@@ -55,8 +55,8 @@ export interface VirtioConfigurationOptions {
   readonly msix: MsixTable | null;
   /** The command register, or what MSI-X may send, changed. */
   readonly onChange: () => void;
-  /** A virtio capability was written to, where it may be or where not. */
-  readonly onCapabilityWrite: (offset: number, writable: boolean) => void;
+  /** Configuration space was written to: whether where it may be. */
+  readonly onWrite: (offset: number, allowed: boolean) => void;
 }
 
 /** Makes it. */
@@ -109,8 +109,9 @@ export function virtioConfiguration(options: VirtioConfigurationOptions): PciCon
       options.onChange();
     }
     if (offset === PciRegister.COMMAND) options.onChange();
-    if (!hits(first, windowAt + WINDOW_END, offset, width)) return;
-    options.onCapabilityWrite(offset, configuration.writable(offset));
+    const hit = hits(first, windowAt + WINDOW_END, offset, width);
+    options.onWrite(offset, !hit || configuration.writable(offset));
+    if (!hit) return;
     const found = hits(windowAt + WINDOW_DATA, windowAt + WINDOW_END, offset, width)
       ? target()
       : null;

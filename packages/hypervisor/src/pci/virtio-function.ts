@@ -113,7 +113,7 @@ export class VirtioFunction {
       configLength: model.config.length,
       msix: this.#msix,
       onChange: () => this.#updateLine(),
-      onCapabilityWrite: (offset, writable) => this.#rules?.capabilityWrite(offset, writable),
+      onWrite: (offset, allowed) => this.#rules?.configurationWrite(offset, allowed),
     });
     this.slot = root.add(this.#configuration);
     this.#resetState();
@@ -153,6 +153,8 @@ export class VirtioFunction {
     if (register === undefined) return allOnes(width);
     const value = register.read() >>> 0;
     if (offset === CommonConfig.DEVICE_STATUS) this.#rules?.statusRead(value);
+    if (offset === CommonConfig.QUEUE_RESET)
+      this.#rules?.queueResetRead(this.#queueSelect, value !== 0);
     return value;
   }
 
@@ -473,6 +475,7 @@ export class VirtioFunction {
     if (this.#msix?.enabled === true) {
       // The configuration bit of the ISR status is set all the same (§4.1.4.5.1).
       if (bits === IsrStatus.CONFIG) this.#isr |= bits;
+      if (bits === IsrStatus.QUEUE) this.#rules?.messageSent();
       if (vector !== NO_VECTOR) this.#msix.raise(vector);
       return;
     }

@@ -58,6 +58,15 @@ export class FunctionRules {
   /** FEATURES_OK was written, and status not yet read again. */
   #unconfirmed = false;
   #featuresRead = 0;
+  /** Device configuration that must not be written, or read, before FEATURES_OK was. */
+  #wroteEarly = false;
+  #readWritebackEarly = false;
+  /** The ISR was read while MSI-X was enabled. */
+  #readIsr = false;
+  /** Queues that were reset and not seen reset yet. */
+  readonly #resettingQueues = new Set<number>();
+  /** Queues that were reset and are to be set up anew. */
+  readonly #resetQueues = new Set<number>();
   /** Fields written of the selected queue since its last enable or reset. */
   readonly #written = new Map<number, Set<number>>();
   #vectorUnread: number | null = null;
@@ -135,6 +144,16 @@ export class FunctionRules {
         "FEAT-2",
         lacking === undefined,
         () => `feature ${lacking?.[0]} without feature ${lacking?.[1]}`,
+      );
+      this.#check(
+        "INIT-9",
+        !this.#wroteEarly,
+        () => "device configuration was written before FEATURES_OK",
+      );
+      this.#check(
+        "BLK-INIT-4",
+        !this.#readWritebackEarly,
+        () => "writeback was read before FEATURES_OK",
       );
       if (bit(offered, VERSION_1))
         this.#check(
@@ -223,6 +242,10 @@ export class FunctionRules {
   queueWrite(queue: number, offset: number, value: number, offeredSize: number): void {
     const written = this.#written.get(queue) ?? new Set();
     this.#written.set(queue, written);
+    if (this.#resettingQueues.has(queue)) {
+      const what = (): string => `queue ${queue} is written to before queue_reset read 0`;
+      for (const clause of ["VQRESET-1", "PCI-COMMON-7"]) this.#check(clause, false, what);
+    }
     if (offset === CommonConfig.QUEUE_SIZE) {
       const what = (): string => `queue_size ${value}, offered ${offeredSize}`;
       if (bit(this.#function.accepted, RING_PACKED)) this.#check("PCI-COMMON-2", value > 0, what);
@@ -246,6 +269,15 @@ export class FunctionRules {
         missing.length === 0,
         () => `queue ${queue} enabled before ${missing.map(hex).join(", ")} was written`,
       );
+      const wasReset = this.#resetQueues.delete(queue);
+      if (wasReset) {
+        const again = [CommonConfig.QUEUE_SIZE, ...needed].every((field) => written.has(field));
+        this.#check(
+          "VQREENABLE-1",
+          again,
+          () => `queue ${queue} is enabled again and was not set up again`,
+        );
+      }
       this.#check(
         "INIT-7",
         (this.#function.status & DeviceStatus.DRIVER_OK) === 0 ||
@@ -255,7 +287,11 @@ export class FunctionRules {
       written.clear();
       return;
     }
-    if (offset === CommonConfig.QUEUE_RESET) written.clear();
+    if (offset === CommonConfig.QUEUE_RESET) {
+      this.#resettingQueues.add(queue);
+      this.#resetQueues.add(queue);
+      written.clear();
+    }
     written.add(offset);
   }
 
@@ -291,7 +327,9 @@ export class FunctionRules {
 
   /** A read of the ISR status. */
   isrRead(): void {
-    this.#check("PCI-ISR-1", !this.#function.msix.enabled, () => "ISR read while MSI-X is enabled");
+    if (!this.#function.msix.enabled) return;
+    this.#readIsr = true;
+    this.#check("PCI-ISR-1", false, () => "ISR read while MSI-X is enabled");
   }
 
   /** Any access to the device configuration. */
@@ -309,26 +347,28 @@ export class FunctionRules {
         bit(offered, gate),
         () => `configuration offset ${offset} needs feature ${gate}`,
       );
-    if (write)
-      this.#check(
-        "INIT-9",
-        (status & DeviceStatus.FEATURES_OK) !== 0,
-        () => `configuration offset ${offset} written at status ${hex(status)}`,
-      );
-    else if (offset === WRITEBACK_AT && gate !== undefined)
-      this.#check(
-        "BLK-INIT-4",
-        (status & DeviceStatus.FEATURES_OK) !== 0,
-        () => "writeback read before FEATURES_OK",
-      );
+    if ((status & DeviceStatus.FEATURES_OK) !== 0) return;
+    if (write) this.#wroteEarly = true;
+    else if (offset === WRITEBACK_AT) this.#readWritebackEarly = true;
   }
 
-  /** A write to configuration space that hits a virtio capability. */
-  capabilityWrite(offset: number, writable: boolean): void {
+  /** A write to configuration space: where it hits a virtio capability, whether it may. */
+  configurationWrite(offset: number, allowed: boolean): void {
     this.#check(
       "PCI-CAP-8",
-      writable,
+      allowed,
       () => `configuration write to ${hex(offset)} of a virtio capability`,
     );
+  }
+
+  /** The function sent an MSI-X message for a queue. */
+  messageSent(): void {
+    this.#check("PCI-ISR-1", !this.#readIsr, () => "ISR was read while MSI-X is enabled");
+  }
+
+  /** A read of queue_reset. */
+  queueResetRead(queue: number, resetting: boolean): void {
+    if (resetting || !this.#resettingQueues.delete(queue)) return;
+    for (const clause of ["VQRESET-1", "PCI-COMMON-7"]) this.#check(clause, true, () => "");
   }
 }
