@@ -56,7 +56,7 @@ describe("attach", () => {
     await machine.close();
   });
 
-  it("negotiates only what was offered: no packed ring of a device without one, never SR-IOV [RESFEAT-10]", async () => {
+  it("negotiates only what was offered: no packed ring of a device without one, never SR-IOV", async () => {
     const { null0, close } = await attached();
     expect(null0.features.has(ReservedFeature.VERSION_1)).toBe(true);
     expect(null0.features.has(ReservedFeature.RING_PACKED)).toBe(false);
@@ -83,7 +83,7 @@ describe("attach", () => {
     await close();
   });
 
-  it("accepts no unknown bit of a device that offers all of them, and works [FEAT-4] [FEAT-5] [FEAT-8]", async () => {
+  it("accepts no unknown bit of a device that offers all of them, and works [FEAT-4] [FEAT-5] [FEAT-8] [RESFEAT-10]", async () => {
     const machine = await embedded({ devices: [everything] });
     const written: number[] = [];
     const bus = tampered(machine, {
@@ -364,7 +364,7 @@ describe("interrupts", () => {
     ["blk,size=1m,vectors=8", 1, "intx"],
   ];
   for (const [spec, disable, kind] of kinds)
-    it(`uses ${kind} for ${spec} with disable_msix=${disable}, and counts it`, async () => {
+    it(`uses ${kind} for ${spec} with disable_msix=${disable}, and counts it [PCI-MSIX-1]`, async () => {
       const machine = await machineOf(spec);
       const silent = { sysctl: new SysctlTree(), log: () => {}, verbose: () => {} };
       const node = await only(probe(pciBus(machine)));
@@ -392,7 +392,22 @@ describe("interrupts", () => {
     await machine.close();
   });
 
-  it("serves several devices on one line until it is low [PCI-CFGCHG-1]", async () => {
+  it("serves a configuration change and used buffers that one interrupt signals [PCI-CFGCHG-1]", async () => {
+    const machine = await embedded({ devices: ["blk,size=1m,vectors=0"] });
+    const bus = tampered(machine, {
+      read: (offset, value) => (offset === 0x1000 && value === 1 ? 3 : undefined),
+    });
+    const null0 = await attach(await only(probe(bus)), nullDriver());
+    let changes = 0;
+    null0.device.onConfigChange = () => {
+      changes += 1;
+    };
+    expect(await null0.flush()).toBe(0);
+    expect(changes).toBe(1);
+    await machine.close();
+  });
+
+  it("serves several devices on one line until it is low", async () => {
     // Slots 1, 5 and 9 share a line.
     const machine = await embedded({
       devices: Array.from({ length: 9 }, () => "blk,size=1m,vectors=0"),

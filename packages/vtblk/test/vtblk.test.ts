@@ -256,7 +256,7 @@ describe("vtblk", () => {
     expect(await fault(disk.read(0, new Uint8Array(512)))).toMatchObject({ code: "CLOSED" });
   });
 
-  it("gives all its memory back when detached with requests in flight, once the device has reset", async () => {
+  it("gives all its memory back when detached with requests in flight, once the device has reset [CLEANUP-2]", async () => {
     const backend = new HeldBackend();
     const { disk, machine, rules } = await bench({ backend });
     const whole = machine.memory.available;
