@@ -158,10 +158,16 @@ const strict =
 
 const hasQemu = spawnSync("qemu-system-x86_64", ["--version"]).status === 0;
 
+/** Packages that are published. */
+const isPublic = (name: string): boolean => {
+  const manifest = join(root, "packages", name, "package.json");
+  return existsSync(manifest) && JSON.parse(readFileSync(manifest, "utf8")).private !== true;
+};
+
 const readmes = [
   "README.md",
   ...readdirSync(join(root, "packages"))
-    .filter((name) => existsSync(join(root, "packages", name, "tsup.config.ts")))
+    .filter(isPublic)
     .map((name) => `packages/${name}/README.md`),
 ];
 
