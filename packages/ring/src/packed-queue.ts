@@ -93,7 +93,8 @@ export class PackedQueue implements Virtqueue {
   readonly #inOrder: boolean;
   readonly #maxIndirect: number;
   readonly #region: DmaRegion;
-  readonly #tables: DmaRegion | null;
+  /** Guest-physical address of the indirect tables. */
+  readonly #tables: number;
 
   /** Descriptor ring, in words. */
   readonly #ring: Uint32Array;
@@ -155,7 +156,10 @@ export class PackedQueue implements Virtqueue {
     this.#maxIndirect = indirect && maxSegments > 1 ? Math.min(maxSegments, size) : 0;
 
     const ringLength = size * DESCRIPTOR_SIZE;
-    this.#region = memory.allocate(ringLength + 8, DESCRIPTOR_SIZE);
+    // Ring, events and tables are one piece: there is memory for all or for none.
+    const tables = ringLength + DESCRIPTOR_SIZE;
+    const tablesLength = size * this.#maxIndirect * DESCRIPTOR_SIZE;
+    this.#region = memory.allocate(tables + tablesLength, DESCRIPTOR_SIZE);
     const { address, offset } = this.#region;
     this.addresses = {
       descriptors: address,
@@ -165,12 +169,8 @@ export class PackedQueue implements Virtqueue {
     this.#ring = words32(memory.buffer, offset, size * 4);
     this.#driverEvent = words32(memory.buffer, offset + ringLength, 1);
     this.#deviceEvent = words32(memory.buffer, offset + ringLength + 4, 1);
-    this.#tables =
-      this.#maxIndirect === 0 ? null : memory.allocate(size * this.#maxIndirect * DESCRIPTOR_SIZE);
-    this.#indirect =
-      this.#tables === null
-        ? new Uint32Array(0)
-        : words32(memory.buffer, this.#tables.offset, this.#tables.length >>> 2);
+    this.#tables = address + tables;
+    this.#indirect = words32(memory.buffer, offset + tables, tablesLength >>> 2);
 
     this.#record = new Int32Array(size * 4);
     this.#order = new Int32Array(size);
@@ -192,7 +192,7 @@ export class PackedQueue implements Virtqueue {
 
   /** Bytes of guest memory that the queue holds. */
   get bytes(): number {
-    return this.#region.length + (this.#tables?.length ?? 0);
+    return this.#region.length;
   }
 
   /** Everything as at first: after a reset of the device or of this queue, and after drain(). Interrupts are disabled. */
@@ -221,7 +221,6 @@ export class PackedQueue implements Virtqueue {
   /** Gives the ring's memory back. Only after a reset that read back complete: until then the device may write there. */
   release(): void {
     this.#region.free();
-    this.#tables?.free();
   }
 
   enqueue(
@@ -287,7 +286,7 @@ export class PackedQueue implements Virtqueue {
     return this.#commitOne(
       cookie,
       id,
-      (this.#tables as DmaRegion).address + first * DESCRIPTOR_SIZE,
+      this.#tables + first * DESCRIPTOR_SIZE,
       total * DESCRIPTOR_SIZE,
       FLAG_INDIRECT,
       writableBytes,

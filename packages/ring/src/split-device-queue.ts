@@ -67,7 +67,7 @@ export class SplitDeviceQueue implements DeviceQueue {
   /** @throws VirtioFault DRIVER_MISBEHAVED when an area lies outside guest memory or is not aligned. */
   constructor(options: DeviceQueueOptions) {
     const { index, size, memory } = options;
-    if (size < 1 || size > QUEUE_SIZE_MAX || (size & (size - 1)) !== 0)
+    if (!Number.isInteger(size) || size < 1 || size > QUEUE_SIZE_MAX || (size & (size - 1)) !== 0)
       throw new VirtioFault(
         "DRIVER_MISBEHAVED",
         `driver misbehaved: size ${size} of queue ${index} is not a power of 2 up to ${QUEUE_SIZE_MAX}`,

@@ -93,7 +93,8 @@ export class SplitQueue implements Virtqueue {
   readonly #legacy: boolean;
   readonly #maxIndirect: number;
   readonly #region: DmaRegion;
-  readonly #tables: DmaRegion | null;
+  /** Guest-physical address of the indirect tables. */
+  readonly #tables: number;
 
   /** Descriptor table, in words. */
   readonly #descriptors: Uint32Array;
@@ -142,7 +143,7 @@ export class SplitQueue implements Virtqueue {
       maxSegments,
       align = 4096,
     } = options;
-    if (size < 1 || size > QUEUE_SIZE_MAX || (size & (size - 1)) !== 0)
+    if (!Number.isInteger(size) || size < 1 || size > QUEUE_SIZE_MAX || (size & (size - 1)) !== 0)
       throw new VirtioFault(
         "INVALID",
         `virtqueue ${index} (${name}) size is not a power of 2: ${size}`,
@@ -163,7 +164,10 @@ export class SplitQueue implements Virtqueue {
     this.#maxIndirect = indirect && maxSegments > 1 ? Math.min(maxSegments, size) : 0;
 
     const layout = splitLayout(size, align);
-    this.#region = memory.allocate(layout.length, align);
+    // Ring and tables are one piece: there is memory for both or for none.
+    const tables = Math.ceil(layout.length / DESCRIPTOR_SIZE) * DESCRIPTOR_SIZE;
+    const tablesLength = size * this.#maxIndirect * DESCRIPTOR_SIZE;
+    this.#region = memory.allocate(tables + tablesLength, align);
     const { address, offset } = this.#region;
     this.addresses = {
       descriptors: address + layout.descriptors,
@@ -174,12 +178,8 @@ export class SplitQueue implements Virtqueue {
     this.#available = words16(memory.buffer, offset + layout.available, 3 + size);
     this.#usedIndex = words16(memory.buffer, offset + layout.used, 3 + 4 * size);
     this.#usedEntries = words32(memory.buffer, offset + layout.used, 1 + 2 * size);
-    this.#tables =
-      this.#maxIndirect === 0 ? null : memory.allocate(size * this.#maxIndirect * DESCRIPTOR_SIZE);
-    this.#indirect =
-      this.#tables === null
-        ? new Uint32Array(0)
-        : words32(memory.buffer, this.#tables.offset, this.#tables.length >>> 2);
+    this.#tables = address + tables;
+    this.#indirect = words32(memory.buffer, offset + tables, tablesLength >>> 2);
 
     this.#record = new Int32Array(size * 4);
     this.#order = new Int32Array(size);
@@ -201,7 +201,7 @@ export class SplitQueue implements Virtqueue {
 
   /** Bytes of guest memory that the queue holds. */
   get bytes(): number {
-    return this.#region.length + (this.#tables?.length ?? 0);
+    return this.#region.length;
   }
 
   /** Everything as at first: after a reset of the device or of this queue, and after drain(). Interrupts are disabled, templates gone. */
@@ -227,7 +227,6 @@ export class SplitQueue implements Virtqueue {
   /** Gives the ring's memory back. Only after a reset that read back complete: until then the device may write there. */
   release(): void {
     this.#region.free();
-    this.#tables?.free();
   }
 
   enqueue(
@@ -288,7 +287,7 @@ export class SplitQueue implements Virtqueue {
         table[d + FLAGS_NEXT] = flags;
       }
       const d = head * 4;
-      descriptors[d + ADDRESS] = (this.#tables as DmaRegion).address + first * DESCRIPTOR_SIZE;
+      descriptors[d + ADDRESS] = this.#tables + first * DESCRIPTOR_SIZE;
       descriptors[d + ADDRESS + 1] = 0;
       descriptors[d + LENGTH] = total * DESCRIPTOR_SIZE;
       descriptors[d + FLAGS_NEXT] = DescriptorFlag.INDIRECT;
