@@ -34,7 +34,7 @@ export function serve(queue: DeviceEnd): void {
   for (;;) {
     const chain = queue.take();
     if (chain === null) break;
-    queue.give(chain, chain.writableLength);
+    queue.put(chain, chain.writableLength);
   }
   if (queue.wantsInterrupt()) throw new Error("an interrupt nobody asked for");
 }

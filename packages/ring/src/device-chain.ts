@@ -2,9 +2,16 @@
 import type { GuestMemory, GuestMemoryRegion } from "@virtio/core";
 import { DESCRIPTOR_SIZE, DescriptorFlag } from "@virtio/core/ring";
 import type { SavedChain } from "./device-queue.js";
+import type { GuestWords } from "./guest-words.js";
 
-/** Words of a segment: region, offset in it, length, writable. */
-const SEGMENT = 4;
+/** Words of a segment. */
+enum Segment {
+  REGION = 0,
+  LENGTH = 1,
+  LOW = 2,
+  HIGH = 3,
+  SIZE = 4,
+}
 
 /** Why a descriptor was refused: the clause, and what was seen. */
 export interface Refusal {
@@ -30,7 +37,7 @@ export class DeviceChain {
   /** Number of the take, for IN_ORDER. */
   serial = 0;
   readonly #memory: GuestMemory;
-  #segments = new Float64Array(4 * SEGMENT);
+  #segments = new Uint32Array(4 * Segment.SIZE);
   #count = 0;
   #readableCount = 0;
   #table = new Uint32Array(0);
@@ -59,38 +66,60 @@ export class DeviceChain {
     this.#readableCount = 0;
   }
 
-  /** Adds one element as a descriptor has it; null, or why not. `order` and `size` are the clauses for order and total length. */
-  add(
-    low: number,
-    high: number,
-    length: number,
-    writable: boolean,
-    order: string,
-    size: string,
-  ): Refusal | null {
-    const at = length === 0 ? -1 : this.#memory.locate(low, high, length);
-    if (at < 0 || (!writable && this.writableLength > 0))
-      return this.#refusal(low, high, length, order);
-    const region = this.#memory.regions[at] as GuestMemoryRegion;
-    let s = this.#count * SEGMENT;
-    if (s === this.#segments.length) {
-      const more = new Float64Array(s * 2);
-      more.set(this.#segments);
-      this.#segments = more;
+  /** begin() and add() of the only element; `write` is not 0 when it is writable. */
+  only(low: number, high: number, length: number, write: number): boolean {
+    const at = this.#memory.locate(low, high, length);
+    if (at < 0 || length === 0) return false;
+    const segments = this.#segments;
+    segments[Segment.REGION] = at;
+    segments[Segment.LENGTH] = length;
+    segments[Segment.LOW] = low;
+    segments[Segment.HIGH] = high;
+    this.descriptors = 1;
+    this.#count = 1;
+    if (write === 0) {
+      this.#readableCount = 1;
+      this.readableLength = length;
+      this.writableLength = 0;
+    } else {
+      this.#readableCount = 0;
+      this.readableLength = 0;
+      this.writableLength = length;
     }
-    this.#segments[s++] = at;
-    this.#segments[s++] = (high >>> 0) * 0x1_0000_0000 + (low >>> 0) - region.address;
-    this.#segments[s++] = length;
-    this.#segments[s] = writable ? 1 : 0;
+    return true;
+  }
+
+  /** Adds one element as a descriptor has it; false when it must not be there: ask `refusal`. */
+  add(low: number, high: number, length: number, writable: boolean): boolean {
+    const at = length === 0 ? -1 : this.#memory.locate(low, high, length);
+    if (at < 0 || (!writable && this.writableLength > 0)) return false;
+    const s = this.#count << 2;
+    if (s === this.#segments.length) this.#grow();
+    const segments = this.#segments;
+    segments[s] = at;
+    segments[s + Segment.LENGTH] = length;
+    segments[s + Segment.LOW] = low;
+    segments[s + Segment.HIGH] = high;
     this.#count += 1;
     if (writable) this.writableLength += length;
     else {
       this.readableLength += length;
       this.#readableCount += 1;
     }
+    return this.readableLength + this.writableLength <= 0x1_0000_0000;
+  }
+
+  #grow(): void {
+    const more = new Uint32Array(this.#segments.length * 2);
+    more.set(this.#segments);
+    this.#segments = more;
+  }
+
+  /** Why add() or only() refused. `order` and `size` are the clauses for order and total length. */
+  refusal(low: number, high: number, length: number, order: string, size: string): Refusal {
     if (this.readableLength + this.writableLength > 0x1_0000_0000)
       return { clause: size, what: `chain ${this.id} describes more than 2^32 bytes` };
-    return null;
+    return this.#refusal(low, high, length, order);
   }
 
   #refusal(low: number, high: number, length: number, order: string): Refusal {
@@ -104,41 +133,30 @@ export class DeviceChain {
   }
 
   /** A private copy of an indirect table, so that what is checked is what is used; null when it lies outside guest memory. */
-  copyTable(low: number, high: number, length: number): Uint32Array | null {
-    const region = this.#memory.regions[this.#memory.locate(low, high, length)];
-    if (region === undefined) return null;
-    const offset = (high >>> 0) * 0x1_0000_0000 + (low >>> 0) - region.address;
+  copyTable(words: GuestWords, low: number, high: number, length: number): Uint32Array | null {
     if (this.#table.byteLength < length)
       this.#table = new Uint32Array(Math.ceil(length / DESCRIPTOR_SIZE) * 4);
-    new Uint8Array(this.#table.buffer).set(region.bytes.subarray(offset, offset + length));
-    return this.#table;
+    return words.copy(low, high, length, this.#table) ? this.#table : null;
   }
 
   /** The chain as it is saved. */
   save(): SavedChain {
-    return {
-      id: this.id,
-      descriptors: this.descriptors,
-      segments: [...this.#segments.subarray(0, this.#count * SEGMENT)],
-    };
+    const segments: number[] = [];
+    for (let s = 0; s < this.#count * Segment.SIZE; s += Segment.SIZE) {
+      const [, length = 0, low = 0, high = 0] = this.#segments.subarray(s);
+      segments.push(low, high, length, s < this.#readableCount * Segment.SIZE ? 0 : 1);
+    }
+    return { id: this.id, descriptors: this.descriptors, segments };
   }
 
   /** A chain as it was saved: null, or why it no longer can be. */
   restore({ descriptors, segments }: SavedChain): Refusal | null {
     this.begin();
     this.descriptors = descriptors;
-    for (let s = 0; s < segments.length; s += SEGMENT) {
-      const [region = 0, offset = 0, length = 0, writable = 0] = segments.slice(s, s + SEGMENT);
-      const address = (this.#memory.regions[region]?.address ?? 0) + offset;
-      const refusal = this.add(
-        address >>> 0,
-        Math.floor(address / 0x1_0000_0000),
-        length,
-        writable === 1,
-        "FRAMING-1",
-        "SPLIT-DESC-1",
-      );
-      if (refusal !== null) return refusal;
+    for (let s = 0; s < segments.length; s += 4) {
+      const [low = 0, high = 0, length = 0, writable = 0] = segments.slice(s, s + 4);
+      if (!this.add(low, high, length, writable === 1))
+        return this.refusal(low, high, length, "FRAMING-1", "SPLIT-DESC-1");
     }
     return null;
   }
@@ -183,15 +201,13 @@ export class DeviceChain {
     let skip = at;
     let left = length;
     for (let i = first; i < end && left > 0; i++) {
-      const whole = this.#segments[i * SEGMENT + 2] as number;
+      const [where = 0, whole = 0, low = 0, high = 0] = this.#segments.subarray(i * Segment.SIZE);
       if (skip >= whole) {
         skip -= whole;
         continue;
       }
-      const region = this.#memory.regions[
-        this.#segments[i * SEGMENT] as number
-      ] as GuestMemoryRegion;
-      const offset = (this.#segments[i * SEGMENT + 1] as number) + skip;
+      const region = this.#memory.regions[where] as GuestMemoryRegion;
+      const offset = high * 0x1_0000_0000 + low - region.address + skip;
       const n = Math.min(whole - skip, left);
       pieces.push(region.bytes.subarray(offset, offset + n));
       left -= n;

@@ -28,7 +28,7 @@ export interface DeviceQueueOptions {
 export interface SavedChain {
   readonly id: number;
   readonly descriptors: number;
-  /** Region, offset, length and whether it is writable (1), of each segment. */
+  /** Address (low word, high word), length and whether it is writable (1), of each segment. */
   readonly segments: readonly number[];
 }
 
@@ -53,7 +53,11 @@ export interface DeviceQueue {
    * @throws VirtioFault INVALID: twice, too many bytes, or with IN_ORDER not in order
    */
   give(chain: DeviceChain, written: number): void;
-  /** Whether the chains given back since the last call want an interrupt (virtio 1.4 §2.7.7, §2.8.10). */
+  /** give() without publish(): for a batch. Same rules. */
+  put(chain: DeviceChain, written: number): void;
+  /** Makes all chains put so far visible to the driver: one ordered store for the whole batch. */
+  publish(): void;
+  /** publish(), then whether the chains given back since the last call want an interrupt (virtio 1.4 §2.7.7, §2.8.10). */
   wantsInterrupt(): boolean;
   /** Asks for doorbells; true when chains are already waiting (take them, do not sleep). */
   enableNotify(): boolean;
@@ -108,16 +112,24 @@ export class HeldChains {
 
   /** @throws VirtioFault INVALID */
   release(chain: DeviceChain, written: number): void {
-    const refuse = (what: string): never => {
-      throw new VirtioFault("INVALID", `chain ${chain.id} of queue ${this.#queue} ${what}`);
-    };
-    if (!chain.held) refuse("is given back twice");
-    if (written > chain.writableLength || written < 0)
-      refuse(`has ${chain.writableLength} writable bytes, not ${written}`);
-    if (this.#inOrder && chain.serial !== this.#given)
-      refuse("is not the next in order (IN_ORDER)");
+    if (
+      !chain.held ||
+      written > chain.writableLength ||
+      written < 0 ||
+      (this.#inOrder && chain.serial !== this.#given)
+    )
+      this.#refuse(chain, written);
     chain.held = false;
     this.#given += 1;
     this.count -= 1;
+  }
+
+  #refuse(chain: DeviceChain, written: number): never {
+    const what = !chain.held
+      ? "is given back twice"
+      : written > chain.writableLength || written < 0
+        ? `has ${chain.writableLength} writable bytes, not ${written}`
+        : "is not the next in order (IN_ORDER)";
+    throw new VirtioFault("INVALID", `chain ${chain.id} of queue ${this.#queue} ${what}`);
   }
 }

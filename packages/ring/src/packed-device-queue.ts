@@ -19,12 +19,19 @@ import {
   HeldChains,
   type SavedChain,
 } from "./device-queue.js";
-import { loadWord, storeWord } from "./order.js";
-import { availableBits, OWNER, passes, usedBits, WRAP } from "./packed-layout.js";
-import { words32 } from "./views.js";
+import { GuestWords } from "./guest-words.js";
+import { loadWord, peekWord, storeWord } from "./order.js";
+import { availableBits, Owner, passes, usedBits, WRAP } from "./packed-layout.js";
+import { signed32, words32 } from "./views.js";
 
-const ID_FLAGS = 3;
-const FLAG_WRITE = DescriptorFlag.WRITE << 16;
+enum Word {
+  ID_FLAGS = 3,
+}
+enum Flag {
+  WRITE = 0x2_0000,
+  NEXT = 0x1_0000,
+  INDIRECT = 0x4_0000,
+}
 
 /** What {@link PackedDeviceQueue} saves: private, whole numbers only. */
 export interface PackedDeviceQueueState {
@@ -43,6 +50,7 @@ export class PackedDeviceQueue implements DeviceQueue {
   readonly index: number;
   readonly size: number;
   readonly #memory: GuestMemory;
+  readonly #words: GuestWords;
   readonly #indirect: boolean;
   readonly #eventIdx: boolean;
   readonly #inOrder: boolean;
@@ -50,11 +58,13 @@ export class PackedDeviceQueue implements DeviceQueue {
   #broken = false;
 
   readonly #ring: Uint32Array;
-  readonly #driverEvent: Uint32Array;
-  readonly #deviceEvent: Uint32Array;
+  /** The same words, signed: ids and flags. */
+  readonly #flags: Int32Array;
+  readonly #driverEvent: Int32Array;
+  readonly #deviceEvent: Int32Array;
 
   /** One chain for each buffer id, made when first needed and then reused. */
-  readonly #chains = new Map<number, DeviceChain>();
+  readonly #chains: (DeviceChain | null)[] = [];
   #held: HeldChains;
   /** Descriptors of the chains that are held. */
   #heldDescriptors = 0;
@@ -66,6 +76,9 @@ export class PackedDeviceQueue implements DeviceQueue {
   #usedWrap = 1;
   /** Descriptors given back since the last decision on an interrupt. */
   #given = 0;
+  /** The first used word that is not published: its place, or -1, and what it will be. */
+  #heldAt = -1;
+  #heldWord = 0;
 
   /** @throws VirtioFault DRIVER_MISBEHAVED when an area lies outside guest memory or is not aligned. */
   constructor(options: DeviceQueueOptions) {
@@ -81,6 +94,7 @@ export class PackedDeviceQueue implements DeviceQueue {
     this.index = index;
     this.size = size;
     this.#memory = memory;
+    this.#words = new GuestWords(memory);
     this.#indirect = options.indirect;
     this.#eventIdx = options.eventIdx;
     this.#inOrder = options.inOrder ?? false;
@@ -112,8 +126,9 @@ export class PackedDeviceQueue implements DeviceQueue {
       layout,
     );
     this.#ring = words32(ring.buffer, ring.byteOffset, size * 4);
-    this.#driverEvent = words32(driver.buffer, driver.byteOffset, 1);
-    this.#deviceEvent = words32(device.buffer, device.byteOffset, 1);
+    this.#flags = signed32(ring.buffer, ring.byteOffset, size * 4);
+    this.#driverEvent = signed32(driver.buffer, driver.byteOffset, 1);
+    this.#deviceEvent = signed32(device.buffer, device.byteOffset, 1);
   }
 
   get broken(): boolean {
@@ -131,52 +146,35 @@ export class PackedDeviceQueue implements DeviceQueue {
   /** Whether the descriptor at the next place is available. */
   #ready(): boolean {
     return (
-      (loadWord(this.#ring, this.#next * 4 + ID_FLAGS) & OWNER) >>> 0 ===
+      (loadWord(this.#flags, (this.#next << 2) + Word.ID_FLAGS) & Owner.MASK) ===
       availableBits(this.#nextWrap)
     );
   }
 
   take(): DeviceChain | null {
-    if (this.#broken || !this.#ready()) return null;
+    const flags = this.#flags;
+    const next = this.#next;
+    const d = next << 2;
+    const bits = availableBits(this.#nextWrap);
+    if ((peekWord(flags, d + Word.ID_FLAGS) & Owner.MASK) !== bits || this.#broken) return null;
+    const word = loadWord(flags, d + Word.ID_FLAGS);
+    if ((word & Owner.MASK) !== bits) return null;
+    if ((word & (Flag.NEXT | Flag.INDIRECT)) !== 0) return this.#takeList(word);
+    // Most lists are one descriptor.
+    const chain = this.#chainOf(word & 0xffff);
+    if (chain.held || this.#heldDescriptors >= this.size) return this.#refuseList(chain, 1);
     const ring = this.#ring;
-    // The id stands in the last descriptor of the list: it is found before the elements are read (§2.8.17).
-    let place = this.#next;
-    let bits = availableBits(this.#nextWrap);
-    let count = 0;
-    let word: number;
-    for (;;) {
-      word = ring[place * 4 + ID_FLAGS] as number;
-      if ((word & OWNER) >>> 0 !== bits)
-        return this.#misbehaved(
-          "PACKED-SG-6",
-          `descriptor ${place} follows an available one and is not available`,
-        );
-      if (++count + this.#heldDescriptors > this.size)
-        return this.#misbehaved(
-          "PACKED-SG-2",
-          `a list of ${count} descriptors with ${this.#heldDescriptors} held is longer than the queue`,
-        );
-      place += 1;
-      if (place === this.size) {
-        place = 0;
-        bits = (bits ^ OWNER) >>> 0;
-      }
-      if (((word >>> 16) & DescriptorFlag.NEXT) === 0) break;
+    const low = ring[d] as number;
+    const high = ring[d + 1] as number;
+    const length = ring[d + 2] as number;
+    if (!chain.only(low, high, length, word & Flag.WRITE)) {
+      this.#refuseElement(chain, low, high, length);
+      return null;
     }
-    const id = word & 0xffff;
-    let chain = this.#chains.get(id);
-    if (chain === undefined) {
-      chain = new DeviceChain(id, this.#memory);
-      this.#chains.set(id, chain);
-    }
-    if (chain.held)
-      return this.#misbehaved(
-        "CLEANUP-1",
-        `buffer id ${id} is available again while the device holds it`,
-      );
-    chain.begin();
-    chain.descriptors = count;
-    if (!this.#walk(chain, count)) return null;
+    return this.#hold(chain, 1, next + 1 === this.size ? 0 : next + 1);
+  }
+
+  #hold(chain: DeviceChain, count: number, place: number): DeviceChain {
     this.#held.hold(chain);
     this.#heldDescriptors += count;
     if (place <= this.#next) this.#nextWrap ^= 1;
@@ -184,16 +182,73 @@ export class PackedDeviceQueue implements DeviceQueue {
     return chain;
   }
 
+  /** A list of several descriptors, or an indirect one, whose head's word was read. */
+  #takeList(head: number): DeviceChain | null {
+    const flags = this.#flags;
+    // The id stands in the last descriptor of the list: it is found before the elements are read (§2.8.17).
+    let place = this.#next;
+    let bits = availableBits(this.#nextWrap);
+    let count = 0;
+    let word = head;
+    for (;;) {
+      if ((word & Owner.MASK) !== bits)
+        return this.#misbehaved(
+          "PACKED-SG-6",
+          `descriptor ${place} follows an available one and is not available`,
+        );
+      if (++count + this.#heldDescriptors > this.size) return this.#refuseCount(count);
+      place += 1;
+      if (place === this.size) {
+        place = 0;
+        bits ^= Owner.MASK;
+      }
+      if ((word & Flag.NEXT) === 0) break;
+      word = flags[(place << 2) + Word.ID_FLAGS] as number;
+    }
+    const chain = this.#chainOf(word & 0xffff);
+    if (chain.held) return this.#refuseList(chain, count);
+    chain.begin();
+    chain.descriptors = count;
+    return this.#walk(chain, count) ? this.#hold(chain, count, place) : null;
+  }
+
+  #chainOf(id: number): DeviceChain {
+    return this.#chains[id] ?? this.#newChain(id);
+  }
+
+  #newChain(id: number): DeviceChain {
+    // All ids there can be, so that no driver can make the list a sparse one.
+    while (this.#chains.length <= id) this.#chains.push(null);
+    const chain = new DeviceChain(id, this.#memory);
+    this.#chains[id] = chain;
+    return chain;
+  }
+
+  #refuseCount(count: number): null {
+    return this.#misbehaved(
+      "PACKED-SG-2",
+      `a list of ${count} descriptors with ${this.#heldDescriptors} held is longer than the queue`,
+    );
+  }
+
+  #refuseList(chain: DeviceChain, count: number): null {
+    if (this.#heldDescriptors + count > this.size) return this.#refuseCount(count);
+    return this.#misbehaved(
+      "CLEANUP-1",
+      `buffer id ${chain.id} is available again while the device holds it`,
+    );
+  }
+
   /** Reads the elements of one list of `count` descriptors, or those of its indirect table. */
   #walk(chain: DeviceChain, count: number): boolean {
     const ring = this.#ring;
     let place = this.#next;
     for (let k = 0; k < count; k++) {
-      const d = place * 4;
+      const d = place << 2;
       const low = ring[d] as number;
       const high = ring[d + 1] as number;
       const length = ring[d + 2] as number;
-      const flags = (ring[d + ID_FLAGS] as number) >>> 16;
+      const flags = (this.#flags[d + Word.ID_FLAGS] as number) >>> 16;
       if ((flags & DescriptorFlag.INDIRECT) !== 0) {
         if (count > 1)
           return this.#refuse(
@@ -202,8 +257,8 @@ export class PackedDeviceQueue implements DeviceQueue {
           );
         return this.#walkTable(chain, low, high, length);
       }
-      const refusal = chain.add(low, high, length, isWritable(flags), "PACKED-SG-3", "PACKED-SG-1");
-      if (refusal !== null) return this.#refuse(refusal.clause, refusal.what);
+      if (!chain.add(low, high, length, isWritable(flags)))
+        return this.#refuseElement(chain, low, high, length);
       place = place + 1 === this.size ? 0 : place + 1;
     }
     return true;
@@ -220,43 +275,51 @@ export class PackedDeviceQueue implements DeviceQueue {
         "PACKED-INDIRECT-3",
         `buffer ${chain.id} has an indirect table of ${length} bytes`,
       );
-    const table = chain.copyTable(low, high, length);
+    const table = chain.copyTable(this.#words, low, high, length);
     if (table === null)
       return this.#refuse(
         "RESFEAT-5",
         `buffer ${chain.id} has its indirect table outside guest memory`,
       );
     for (let d = 0; d < length >>> 2; d += 4) {
-      const flags = (table[d + ID_FLAGS] as number) >>> 16;
+      const flags = (table[d + Word.ID_FLAGS] as number) >>> 16;
       if ((flags & ~DescriptorFlag.WRITE) !== 0)
         return this.#refuse(
           "PACKED-INDIRECT-2",
           `buffer ${chain.id} has flags 0x${flags.toString(16)} in its indirect table`,
         );
-      const refusal = chain.add(
-        table[d] as number,
-        table[d + 1] as number,
-        table[d + 2] as number,
-        isWritable(flags),
-        "PACKED-SG-3",
-        "PACKED-SG-1",
-      );
-      if (refusal !== null) return this.#refuse(refusal.clause, refusal.what);
+      const low = table[d] as number;
+      const high = table[d + 1] as number;
+      const segment = table[d + 2] as number;
+      if (!chain.add(low, high, segment, isWritable(flags)))
+        return this.#refuseElement(chain, low, high, segment);
     }
     return true;
   }
 
   give(chain: DeviceChain, written: number): void {
+    this.put(chain, written);
+    this.publish();
+  }
+
+  publish(): void {
+    if (this.#heldAt < 0) return;
+    storeWord(this.#flags, this.#heldAt, this.#heldWord);
+    this.#heldAt = -1;
+  }
+
+  put(chain: DeviceChain, written: number): void {
     this.#held.release(chain, written);
     const count = chain.descriptors;
     this.#heldDescriptors -= count;
-    const d = this.#usedAt * 4;
+    const d = this.#usedAt << 2;
     this.#ring[d + 2] = written;
-    storeWord(
-      this.#ring,
-      d + ID_FLAGS,
-      (usedBits(this.#usedWrap) | chain.id | (written > 0 ? FLAG_WRITE : 0)) >>> 0,
-    );
+    const word = usedBits(this.#usedWrap) | chain.id | (written > 0 ? Flag.WRITE : 0);
+    // The driver looks in ring order: the first word of a batch, stored last, exposes all of it.
+    if (this.#heldAt < 0) {
+      this.#heldAt = d + Word.ID_FLAGS;
+      this.#heldWord = word;
+    } else this.#flags[d + Word.ID_FLAGS] = word;
     this.#given += count;
     this.#usedAt += count;
     if (this.#usedAt >= this.size) {
@@ -266,6 +329,7 @@ export class PackedDeviceQueue implements DeviceQueue {
   }
 
   wantsInterrupt(): boolean {
+    this.publish();
     const given = this.#given;
     if (given === 0) return false;
     this.#given = 0;
@@ -293,7 +357,9 @@ export class PackedDeviceQueue implements DeviceQueue {
 
   /** What is not in guest memory, to put back with `restore`. */
   save(): PackedDeviceQueueState {
-    const held = [...this.#chains.values()]
+    this.publish();
+    const held = this.#chains
+      .filter((chain) => chain !== null)
       .filter((chain) => chain.held)
       .sort((a, b) => a.serial - b.serial);
     return {
@@ -322,7 +388,7 @@ export class PackedDeviceQueue implements DeviceQueue {
     if (state.format !== "packed") refuse(state.format);
     if (state.next >= this.size || state.usedAt >= this.size)
       refuse(`positions ${state.next} and ${state.usedAt} of ${this.size}`);
-    this.#chains.clear();
+    this.#chains.length = 0;
     this.#held = new HeldChains(this.index, this.#inOrder);
     this.#heldDescriptors = 0;
     this.#next = state.next;
@@ -330,16 +396,21 @@ export class PackedDeviceQueue implements DeviceQueue {
     this.#usedAt = state.usedAt;
     this.#usedWrap = state.usedWrap;
     this.#given = state.given;
+    this.#heldAt = -1;
     this.#broken = false;
     return state.held.map((saved) => {
-      const chain = new DeviceChain(saved.id, this.#memory);
+      const chain = this.#newChain(saved.id);
       const refusal = chain.restore(saved);
       if (refusal !== null) refuse(refusal.what);
-      this.#chains.set(saved.id, chain);
       this.#held.hold(chain);
       this.#heldDescriptors += saved.descriptors;
       return chain;
     });
+  }
+
+  #refuseElement(chain: DeviceChain, low: number, high: number, length: number): false {
+    const { clause, what } = chain.refusal(low, high, length, "PACKED-SG-3", "PACKED-SG-1");
+    return this.#refuse(clause, what);
   }
 
   #refuse(clause: string, what: string): false {

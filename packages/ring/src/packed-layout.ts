@@ -1,17 +1,22 @@
 // The words of a packed descriptor's flags and of event suppression, as 32-bit words (virtio 1.4 §2.8).
-import { PackedFlag } from "@virtio/core/ring";
 
-/** In the word of id (low half) and flags (high half): the descriptor is available, or used, in the lap of wrap counter 1 or 0. */
-const AVAIL = PackedFlag.AVAIL << 16;
-const USED = (PackedFlag.USED << 16) >>> 0;
+/** PackedFlag's bits in the word of id (low half) and flags (high half): the descriptor is available, or used, in the lap of wrap counter 1 or 0. */
+enum Bits {
+  AVAIL = 0x0080_0000,
+  /** Signed, as all words of flags are. */
+  USED = -0x8000_0000,
+}
 
 /** The bits that say whose a descriptor is. */
-export const OWNER: number = (AVAIL | USED) >>> 0;
+export enum Owner {
+  /** AVAIL and USED, which are bits 23 and 31 of the word. */
+  MASK = -0x7f80_0000,
+}
 
 /** Bits of a descriptor that is available in the lap of `wrap` (§2.8.1). */
-export const availableBits = (wrap: number): number => (wrap === 1 ? AVAIL : USED);
+export const availableBits = (wrap: number): number => (wrap === 1 ? Bits.AVAIL : Bits.USED);
 /** Bits of a descriptor that is used in the lap of `wrap`. */
-export const usedBits = (wrap: number): number => (wrap === 1 ? OWNER : 0);
+export const usedBits = (wrap: number): number => (wrap === 1 ? Bits.AVAIL | Bits.USED : 0);
 
 /** Bit 15 of an event's offset field: the wrap counter. */
 export const WRAP = 0x8000;

@@ -11,35 +11,37 @@ import {
   VirtioFault,
   type Virtqueue,
 } from "@virtio/core";
-import { DESCRIPTOR_SIZE, DescriptorFlag, PackedEvent, QUEUE_SIZE_MAX } from "@virtio/core/ring";
-import { loadWord, storeWord } from "./order.js";
-import { availableBits, OWNER, passes, usedBits, WRAP } from "./packed-layout.js";
+import { DESCRIPTOR_SIZE, PackedEvent, QUEUE_SIZE_MAX } from "@virtio/core/ring";
+import { loadWord, peekWord, storeWord } from "./order.js";
+import { availableBits, Owner, passes, usedBits, WRAP } from "./packed-layout.js";
 import {
   checkMaxSegments,
   postponed,
   type QueueAddresses,
   type QueueOptions,
 } from "./queue-options.js";
-import { words32 } from "./views.js";
+import { signed32, words32 } from "./views.js";
 
 // The private record of a buffer id: four words.
-/** The next free id. */
-const NEXT = 0;
-/** Descriptors in the ring that its chain takes; 0: the device does not have it. */
-const COUNT = 1;
-/** Device-writable bytes, unsigned. */
-const WRITABLE = 2;
-/** The caller's cookie. */
-const COOKIE = 3;
+enum Entry {
+  NEXT = 0,
+  COUNT = 1,
+  WRITABLE = 2,
+  COOKIE = 3,
+}
 
 // Parts of a descriptor, in 32-bit words (virtio 1.4 §2.8.13).
-const ADDRESS = 0;
-const LENGTH = 2;
-const ID_FLAGS = 3;
+enum Word {
+  ADDRESS = 0,
+  LENGTH = 2,
+  ID_FLAGS = 3,
+}
 
-const FLAG_NEXT = DescriptorFlag.NEXT << 16;
-const FLAG_WRITE = DescriptorFlag.WRITE << 16;
-const FLAG_INDIRECT = DescriptorFlag.INDIRECT << 16;
+enum Flag {
+  NEXT = 0x1_0000,
+  WRITE = 0x2_0000,
+  INDIRECT = 0x4_0000,
+}
 
 /** What {@link PackedQueue} saves: private, whole numbers only. The ring itself is in guest memory, which others save. */
 export interface PackedQueueState {
@@ -98,10 +100,12 @@ export class PackedQueue implements Virtqueue {
 
   /** Descriptor ring, in words. */
   readonly #ring: Uint32Array;
+  /** The same words, signed: ids and flags. */
+  readonly #flags: Int32Array;
   /** Driver event suppression: desc, flags. */
-  readonly #driverEvent: Uint32Array;
+  readonly #driverEvent: Int32Array;
   /** Device event suppression: desc, flags. */
-  readonly #deviceEvent: Uint32Array;
+  readonly #deviceEvent: Int32Array;
   /** Indirect tables, `maxIndirect` descriptors for each buffer id. */
   readonly #indirect: Uint32Array;
 
@@ -167,8 +171,9 @@ export class PackedQueue implements Virtqueue {
       device: address + ringLength + 4,
     };
     this.#ring = words32(memory.buffer, offset, size * 4);
-    this.#driverEvent = words32(memory.buffer, offset + ringLength, 1);
-    this.#deviceEvent = words32(memory.buffer, offset + ringLength + 4, 1);
+    this.#flags = signed32(memory.buffer, offset, size * 4);
+    this.#driverEvent = signed32(memory.buffer, offset + ringLength, 1);
+    this.#deviceEvent = signed32(memory.buffer, offset + ringLength + 4, 1);
     this.#tables = address + tables;
     this.#indirect = words32(memory.buffer, offset + tables, tablesLength >>> 2);
 
@@ -200,7 +205,7 @@ export class PackedQueue implements Virtqueue {
     const { size } = this;
     this.#region.bytes.fill(0);
     this.#record.fill(0);
-    for (let id = 0; id < size; id++) this.#record[id * 4 + NEXT] = id + 1;
+    for (let id = 0; id < size; id++) this.#record[(id << 2) + Entry.NEXT] = id + 1;
     this.#freeId = 0;
     this.#free = size;
     this.#chains = 0;
@@ -248,47 +253,47 @@ export class PackedQueue implements Virtqueue {
       for (let k = 0; k < total; k++) {
         const length = segments[at + 2 * k + 1] as number;
         if (length === 0) return this.#takeBack(k);
-        let word = bits | id | (k + 1 < total ? FLAG_NEXT : 0);
+        let word = bits | id | (k + 1 < total ? Flag.NEXT : 0);
         if (k >= readable) {
-          word |= FLAG_WRITE;
-          writableBytes += length;
+          word |= Flag.WRITE;
+          writableBytes = (writableBytes + length) | 0;
         }
-        const d = place * 4;
-        ring[d + ADDRESS] = segments[at + 2 * k] as number;
-        ring[d + ADDRESS + 1] = 0;
-        ring[d + LENGTH] = length;
+        const d = place << 2;
+        ring[d + Word.ADDRESS] = segments[at + 2 * k] as number;
+        ring[d + Word.ADDRESS + 1] = 0;
+        ring[d + Word.LENGTH] = length;
         // The head's flags come last: they expose the list (§2.8.17).
         if (k === 0) headWord = word;
-        else ring[d + ID_FLAGS] = word;
+        else this.#flags[d + Word.ID_FLAGS] = word;
         place += 1;
         if (place === this.size) {
           place = 0;
-          bits ^= OWNER;
+          bits ^= Owner.MASK;
         }
       }
-      return this.#commit(cookie, id, total, writableBytes, headWord >>> 0, place);
+      return this.#commit(cookie, id, total, writableBytes, headWord, place);
     }
     const table = this.#indirect;
     const first = id * this.#maxIndirect;
     for (let k = 0; k < total; k++) {
       const length = segments[at + 2 * k + 1] as number;
       if (length === 0) return -Errno.EINVAL;
-      const d = (first + k) * 4;
-      table[d + ADDRESS] = segments[at + 2 * k] as number;
-      table[d + ADDRESS + 1] = 0;
-      table[d + LENGTH] = length;
+      const d = (first + k) << 2;
+      table[d + Word.ADDRESS] = segments[at + 2 * k] as number;
+      table[d + Word.ADDRESS + 1] = 0;
+      table[d + Word.LENGTH] = length;
       // In a table only WRITE is valid; entries follow each other (§2.8.19).
       if (k >= readable) {
-        table[d + ID_FLAGS] = FLAG_WRITE;
-        writableBytes += length;
-      } else table[d + ID_FLAGS] = 0;
+        table[d + Word.ID_FLAGS] = Flag.WRITE;
+        writableBytes = (writableBytes + length) | 0;
+      } else table[d + Word.ID_FLAGS] = 0;
     }
     return this.#commitOne(
       cookie,
       id,
       this.#tables + first * DESCRIPTOR_SIZE,
       total * DESCRIPTOR_SIZE,
-      FLAG_INDIRECT,
+      Flag.INDIRECT,
       writableBytes,
     );
   }
@@ -298,7 +303,7 @@ export class PackedQueue implements Virtqueue {
     let place = this.#next;
     let wrap = this.#nextWrap;
     for (let k = 0; k < written; k++) {
-      if (k > 0) this.#ring[place * 4 + ID_FLAGS] = usedBits(wrap ^ 1);
+      if (k > 0) this.#flags[(place << 2) + Word.ID_FLAGS] = usedBits(wrap ^ 1);
       place += 1;
       if (place === this.size) {
         place = 0;
@@ -313,7 +318,7 @@ export class PackedQueue implements Virtqueue {
   }
 
   enqueueWritable(cookie: number, address: number, length: number): number {
-    return this.#enqueueOne(cookie, address, length, FLAG_WRITE, length);
+    return this.#enqueueOne(cookie, address, length, Flag.WRITE, length);
   }
 
   #enqueueOne(
@@ -339,12 +344,12 @@ export class PackedQueue implements Virtqueue {
     writableBytes: number,
   ): number {
     const ring = this.#ring;
-    const d = this.#next * 4;
-    ring[d + ADDRESS] = address;
-    ring[d + ADDRESS + 1] = 0;
-    ring[d + LENGTH] = length;
+    const d = this.#next << 2;
+    ring[d + Word.ADDRESS] = address;
+    ring[d + Word.ADDRESS + 1] = 0;
+    ring[d + Word.LENGTH] = length;
     const place = this.#next + 1;
-    const word = (availableBits(this.#nextWrap) | id | flags) >>> 0;
+    const word = availableBits(this.#nextWrap) | id | flags;
     return this.#commit(cookie, id, 1, writableBytes, word, place === this.size ? 0 : place);
   }
 
@@ -358,26 +363,24 @@ export class PackedQueue implements Virtqueue {
     place: number,
   ): number {
     const record = this.#record;
-    const r = id * 4;
+    const r = id << 2;
     const head = this.#next;
-    this.#freeId = record[r + NEXT] as number;
-    record[r + COUNT] = count;
-    record[r + WRITABLE] = writableBytes;
-    record[r + COOKIE] = cookie;
+    this.#freeId = record[r + Entry.NEXT] as number;
+    record[r + Entry.COUNT] = count;
+    record[r + Entry.WRITABLE] = writableBytes;
+    record[r + Entry.COOKIE] = cookie;
     this.#order[this.#newest] = id;
     this.#newest = this.#newest + 1 === this.size ? 0 : this.#newest + 1;
     if (this.#heldHead < 0) {
       this.#heldHead = head;
       this.#heldWord = headWord;
-    } else this.#ring[head * 4 + ID_FLAGS] = headWord;
+    } else this.#flags[(head << 2) + Word.ID_FLAGS] = headWord;
     this.#unpublished += 1;
     if (place <= head) this.#nextWrap ^= 1;
     this.#next = place;
     this.#free -= count;
     this.#chains += 1;
     this.#added += count;
-    const inFlight = this.size - this.#free;
-    if (inFlight > this.counters.highWater) this.counters.highWater = inFlight;
     return 0;
   }
 
@@ -405,9 +408,11 @@ export class PackedQueue implements Virtqueue {
   publish(): void {
     const head = this.#heldHead;
     if (head < 0) return;
+    const inFlight = this.size - this.#free;
+    if (inFlight > this.counters.highWater) this.counters.highWater = inFlight;
     // The device looks at descriptors in ring order: this one word exposes the whole batch, and all of it is stored before
     // (§2.8.21.1.1).
-    storeWord(this.#ring, head * 4 + ID_FLAGS, this.#heldWord);
+    storeWord(this.#flags, (head << 2) + Word.ID_FLAGS, this.#heldWord);
     this.#heldHead = -1;
     this.#unpublished = 0;
   }
@@ -433,28 +438,43 @@ export class PackedQueue implements Virtqueue {
   dequeue(): number {
     if (this.#broken !== null) return -1;
     if (this.#batch > 0) return this.#takeInOrder();
-    const d = this.#usedAt * 4;
-    const word = loadWord(this.#ring, d + ID_FLAGS);
-    if ((word & OWNER) >>> 0 !== usedBits(this.#usedWrap)) return -1;
+    const d = this.#usedAt << 2;
+    const bits = usedBits(this.#usedWrap);
+    if ((peekWord(this.#flags, d + Word.ID_FLAGS) & Owner.MASK) !== bits) return -1;
+    const word = loadWord(this.#flags, d + Word.ID_FLAGS);
+    if ((word & Owner.MASK) !== bits) return -1;
     // Nothing is outstanding, or what comes next is not published: what earlier laps left there never looks used in this one.
-    if (this.#chains === 0 || this.#usedAt === this.#heldHead)
-      return this.#misbehaved(
-        `descriptor ${this.#usedAt} is used and was not available`,
-        "§2.8.15",
-      );
     const id = word & 0xffff;
     if (
+      this.#chains === 0 ||
+      this.#usedAt === this.#heldHead ||
       id >= this.size ||
-      this.#record[id * 4 + COUNT] === 0 ||
+      this.#record[(id << 2) + Entry.COUNT] === 0 ||
       (this.#unpublished > 0 && this.#isUnpublished(id))
     )
-      return this.#misbehaved(`used id ${id} is not outstanding`, "§2.8.22");
-    let length = this.#ring[d + LENGTH] as number;
+      return this.#refuseUsed(id);
+    let length = this.#ring[d + Word.LENGTH] as number;
     // Without WRITE the length says nothing (§2.8.12); but QEMU (7.2) never sets WRITE, and says the length all the same. So it is
     // taken where it is possible, and nothing where it is not.
-    if ((word & FLAG_WRITE) === 0 && length > (this.#record[id * 4 + WRITABLE] as number) >>> 0)
+    if (
+      (word & Flag.WRITE) === 0 &&
+      length > (this.#record[(id << 2) + Entry.WRITABLE] as number) >>> 0
+    )
       length = 0;
     return this.#inOrder ? this.#beginBatch(id, length) : this.#take(id, length);
+  }
+
+  #refuseUsed(id: number): -1 {
+    return this.#chains === 0 || this.#usedAt === this.#heldHead
+      ? this.#misbehaved(`descriptor ${this.#usedAt} is used and was not available`, "§2.8.15")
+      : this.#misbehaved(`used id ${id} is not outstanding`, "§2.8.22");
+  }
+
+  #refuseLength(id: number, length: number, writable: number): -1 {
+    return this.#misbehaved(
+      `used length ${length} is above the ${writable} writable bytes of buffer ${id}`,
+      "§2.8.22",
+    );
   }
 
   /** Whether a chain is enqueued and the device was not told: rare, because drivers publish before they dequeue. */
@@ -470,16 +490,12 @@ export class PackedQueue implements Virtqueue {
   /** Gives the chain of `id` back to the caller, its descriptors and its id to the free ones. */
   #take(id: number, length: number): number {
     const record = this.#record;
-    const r = id * 4;
-    const writable = (record[r + WRITABLE] as number) >>> 0;
-    if (length > writable)
-      return this.#misbehaved(
-        `used length ${length} is above the ${writable} writable bytes of buffer ${id}`,
-        "§2.8.22",
-      );
-    const count = record[r + COUNT] as number;
-    record[r + COUNT] = 0;
-    record[r + NEXT] = this.#freeId;
+    const r = id << 2;
+    const writable = (record[r + Entry.WRITABLE] as number) >>> 0;
+    if (length > writable) return this.#refuseLength(id, length, writable);
+    const count = record[r + Entry.COUNT] as number;
+    record[r + Entry.COUNT] = 0;
+    record[r + Entry.NEXT] = this.#freeId;
     this.#freeId = id;
     this.#free += count;
     this.#chains -= 1;
@@ -490,7 +506,7 @@ export class PackedQueue implements Virtqueue {
     }
     this.counters.buffers += 1;
     this.usedLength = length;
-    return record[r + COOKIE] as number;
+    return record[r + Entry.COOKIE] as number;
   }
 
   /**
@@ -517,7 +533,9 @@ export class PackedQueue implements Virtqueue {
     this.#batch -= 1;
     return this.#take(
       id,
-      this.#batch === 0 ? this.#batchLength : (this.#record[id * 4 + WRITABLE] as number) >>> 0,
+      this.#batch === 0
+        ? this.#batchLength
+        : (this.#record[(id << 2) + Entry.WRITABLE] as number) >>> 0,
     );
   }
 
@@ -526,7 +544,8 @@ export class PackedQueue implements Virtqueue {
     if (this.#broken !== null || this.#chains === 0) return false;
     return (
       this.#batch > 0 ||
-      (loadWord(this.#ring, this.#usedAt * 4 + ID_FLAGS) & OWNER) >>> 0 === usedBits(this.#usedWrap)
+      (loadWord(this.#flags, (this.#usedAt << 2) + Word.ID_FLAGS) & Owner.MASK) ===
+        usedBits(this.#usedWrap)
     );
   }
 
@@ -575,14 +594,14 @@ export class PackedQueue implements Virtqueue {
     if (this.#chains === 0) return -1;
     const record = this.#record;
     for (let id = 0; id < this.size; id++) {
-      const count = record[id * 4 + COUNT] as number;
+      const count = record[(id << 2) + Entry.COUNT] as number;
       if (count === 0) continue;
-      record[id * 4 + COUNT] = 0;
-      record[id * 4 + NEXT] = this.#freeId;
+      record[(id << 2) + Entry.COUNT] = 0;
+      record[(id << 2) + Entry.NEXT] = this.#freeId;
       this.#freeId = id;
       this.#free += count;
       this.#chains -= 1;
-      return record[id * 4 + COOKIE] as number;
+      return record[(id << 2) + Entry.COOKIE] as number;
     }
     return -1;
   }

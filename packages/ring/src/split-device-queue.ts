@@ -22,7 +22,8 @@ import {
   HeldChains,
   type SavedChain,
 } from "./device-queue.js";
-import { loadIndex, storeIndex } from "./order.js";
+import { GuestWords } from "./guest-words.js";
+import { loadIndex, moved, storeIndex } from "./order.js";
 import { words16, words32 } from "./views.js";
 
 /** What {@link SplitDeviceQueue} saves: private, whole numbers only. */
@@ -40,6 +41,7 @@ export class SplitDeviceQueue implements DeviceQueue {
   readonly index: number;
   readonly size: number;
   readonly #memory: GuestMemory;
+  readonly #words: GuestWords;
   readonly #indirect: boolean;
   readonly #eventIdx: boolean;
   readonly #notifyOnEmpty: boolean;
@@ -61,6 +63,8 @@ export class SplitDeviceQueue implements DeviceQueue {
   #seen = 0;
   /** used.idx as last stored. */
   #usedStored = 0;
+  /** used.idx as the driver sees it: behind by what was put and not published. */
+  #published = 0;
   /** Chains given back since the last decision on an interrupt. A count, because the index laps. */
   #given = 0;
 
@@ -78,6 +82,7 @@ export class SplitDeviceQueue implements DeviceQueue {
     this.index = index;
     this.size = size;
     this.#memory = memory;
+    this.#words = new GuestWords(memory);
     this.#indirect = options.indirect;
     this.#eventIdx = options.eventIdx;
     this.#notifyOnEmpty = options.notifyOnEmpty ?? false;
@@ -127,43 +132,66 @@ export class SplitDeviceQueue implements DeviceQueue {
 
   take(): DeviceChain | null {
     const taken = this.#taken;
-    if (this.#broken || (taken === this.#seen && !this.#look())) return null;
+    if (taken === this.#seen && (!moved(this.#available, 1, taken) || !this.#look())) return null;
     const head = this.#available[2 + (taken & (this.size - 1))] as number;
-    if (head >= this.size)
-      return this.#misbehaved("SPLIT-SUPPLY-1", `head ${head} is not in the descriptor table`);
-    const chain = this.#chains[head] ?? new DeviceChain(head, this.#memory);
-    this.#chains[head] = chain;
-    if (chain.held)
-      return this.#misbehaved(
-        "CLEANUP-1",
-        `head ${head} is available again while the device holds it`,
-      );
-    chain.begin();
-    if (!this.#walk(chain)) return null;
+    if (head >= this.size) return this.#refuseHead(head);
+    const chain = this.#chains[head] ?? this.#newChain(head);
+    if (chain.held) return this.#refuseHead(head);
+    // Most chains are one descriptor: those take no walk.
+    const table = this.#descriptors;
+    const d = head << 2;
+    const flags = table[d + 3] as number;
+    if ((flags & (DescriptorFlag.NEXT | DescriptorFlag.INDIRECT)) === 0) {
+      const low = table[d] as number;
+      const high = table[d + 1] as number;
+      const length = table[d + 2] as number;
+      if (!chain.only(low, high, length, flags & DescriptorFlag.WRITE))
+        return this.#refuseElement(chain, low, high, length);
+    } else if (!this.#walk(chain)) return null;
     this.#held.hold(chain);
     this.#taken = (taken + 1) & 0xffff;
     return chain;
   }
 
+  #refuseHead(head: number): null {
+    return head >= this.size
+      ? this.#misbehaved("SPLIT-SUPPLY-1", `head ${head} is not in the descriptor table`)
+      : this.#misbehaved("CLEANUP-1", `head ${head} is available again while the device holds it`);
+  }
+
+  #newChain(head: number): DeviceChain {
+    const chain = new DeviceChain(head, this.#memory);
+    this.#chains[head] = chain;
+    return chain;
+  }
+
+  #refuseElement(chain: DeviceChain, low: number, high: number, length: number): null {
+    const { clause, what } = chain.refusal(low, high, length, "FRAMING-1", "SPLIT-DESC-1");
+    return this.#misbehaved(clause, what);
+  }
+
+  #refuseIndex(seen: number, waiting: number): false {
+    return this.#refuse(
+      "SPLIT-AVAIL-1",
+      `avail.idx ${seen} is ${waiting} ahead of ${this.#taken} with ${this.#held.count} chains held`,
+    );
+  }
+
   /** Reads avail.idx; true when it is ahead of what was taken, and possible. */
   #look(): boolean {
+    if (this.#broken) return false;
     const seen = loadIndex(this.#available, 1);
     const waiting = (seen - this.#taken) & 0xffff;
     if (waiting === 0) return false;
     // Every entry is backed by a descriptor of its own that the device does not hold.
-    if (waiting + this.#held.count > this.size) {
-      this.#misbehaved(
-        "SPLIT-AVAIL-1",
-        `avail.idx ${seen} is ${waiting} ahead of ${this.#taken} with ${this.#held.count} chains held`,
-      );
-      return false;
-    }
+    if (waiting + this.#held.count > this.size) return this.#refuseIndex(seen, waiting);
     this.#seen = seen;
     return true;
   }
 
   /** Reads the descriptors of one chain, direct ones and then those of an indirect table. */
   #walk(chain: DeviceChain): boolean {
+    chain.begin();
     const head = chain.id;
     let table = this.#descriptors;
     let entries = this.size;
@@ -176,7 +204,7 @@ export class SplitDeviceQueue implements DeviceQueue {
           inTable ? "SPLIT-INDIRECT-3" : "SPLIT-DESC-1",
           `chain ${head} is longer than the queue or loops`,
         );
-      const d = i * 4;
+      const d = i << 2;
       const low = table[d] as number;
       const high = table[d + 1] as number;
       const length = table[d + 2] as number;
@@ -195,15 +223,10 @@ export class SplitDeviceQueue implements DeviceQueue {
         continue;
       }
       if (!inTable) chain.descriptors += 1;
-      const refusal = chain.add(
-        low,
-        high,
-        length,
-        isWritable(flagsNext),
-        "FRAMING-1",
-        "SPLIT-DESC-1",
-      );
-      if (refusal !== null) return this.#refuse(refusal.clause, refusal.what);
+      if (!chain.add(low, high, length, isWritable(flagsNext))) {
+        this.#refuseElement(chain, low, high, length);
+        return false;
+      }
       if ((flagsNext & DescriptorFlag.NEXT) === 0) return true;
       if (next >= entries)
         return this.#refuse(
@@ -238,22 +261,33 @@ export class SplitDeviceQueue implements DeviceQueue {
     if (length === 0 || length % DESCRIPTOR_SIZE !== 0 || length > this.size * DESCRIPTOR_SIZE)
       return refuse("SPLIT-INDIRECT-3", `has an indirect table of ${length} bytes`);
     return (
-      chain.copyTable(low, high, length) ??
+      chain.copyTable(this.#words, low, high, length) ??
       refuse("RESFEAT-5", "has its indirect table outside guest memory")
     );
   }
 
   give(chain: DeviceChain, written: number): void {
+    this.put(chain, written);
+    this.publish();
+  }
+
+  put(chain: DeviceChain, written: number): void {
     this.#held.release(chain, written);
-    const entry = 1 + 2 * (this.#usedStored & (this.size - 1));
+    const entry = 1 + ((this.#usedStored & (this.size - 1)) << 1);
     this.#usedEntries[entry] = chain.id;
     this.#usedEntries[entry + 1] = written;
     this.#usedStored = (this.#usedStored + 1) & 0xffff;
-    storeIndex(this.#usedIndex, 1, this.#usedStored);
     this.#given += 1;
   }
 
+  publish(): void {
+    if (this.#published === this.#usedStored) return;
+    storeIndex(this.#usedIndex, 1, this.#usedStored);
+    this.#published = this.#usedStored;
+  }
+
   wantsInterrupt(): boolean {
+    this.publish();
     const now = this.#usedStored;
     const given = this.#given;
     if (given === 0) return false;
@@ -283,6 +317,7 @@ export class SplitDeviceQueue implements DeviceQueue {
 
   /** What is not in guest memory, to put back with `restore`. */
   save(): SplitDeviceQueueState {
+    this.publish();
     const held = this.#chains.filter((chain) => chain?.held).sort((a, b) => a.serial - b.serial);
     return {
       format: "split",
@@ -311,6 +346,7 @@ export class SplitDeviceQueue implements DeviceQueue {
     this.#taken = state.taken;
     this.#seen = state.taken;
     this.#usedStored = state.used;
+    this.#published = state.used;
     this.#given = state.given;
     this.#broken = false;
     return state.held.map((saved) => {
@@ -331,6 +367,8 @@ export class SplitDeviceQueue implements DeviceQueue {
 
   #misbehaved(clause: string, what: string): null {
     this.#broken = true;
+    // Nothing that was seen is taken any more: take() looks, and finds the queue broken.
+    this.#seen = this.#taken;
     this.#onBroken(
       new VirtioFault("DRIVER_MISBEHAVED", `driver misbehaved: ${what} (queue ${this.index})`, {
         clause,

@@ -10,3 +10,8 @@ export function words16(buffer: ArrayBufferLike, offset: number, length: number)
 export function words32(buffer: ArrayBufferLike, offset: number, length: number): Uint32Array {
   return new Uint32Array(buffer, offset, length);
 }
+
+/** The same as signed words, for ordered access: what the machine holds as small integers. */
+export function signed32(buffer: ArrayBufferLike, offset: number, length: number): Int32Array {
+  return new Int32Array(buffer, offset, length);
+}

@@ -283,6 +283,40 @@ const splitClauses: readonly Clause[] = [
     mutant: "a driver that loses a doorbell",
     breaks: silent(true, () => {}),
   },
+  {
+    id: "SPLIT-AVAILSUP-3",
+    keeps: "without EVENT_IDX does not notify when used.flags is 1",
+    mutant: "a driver that always notifies",
+    breaks: () => {
+      const c = offered({});
+      c.rig.split.used[0] = 1;
+      c.checker.notified([1]);
+      return c.checker.broken;
+    },
+  },
+  {
+    id: "SPLIT-AVAILSUP-7",
+    keeps: "with EVENT_IDX does not notify for indices other than avail_event",
+    mutant: "a driver that always notifies",
+    breaks: () => {
+      const c = offered({ eventIdx: true });
+      c.rig.split.used[2 + 4 * 8] = 7;
+      c.checker.notified([1]);
+      return c.checker.broken;
+    },
+  },
+  {
+    id: "SPLIT-USED-2",
+    keeps: "reports no more bytes than used.len",
+    mutant: "a driver that takes all writable bytes for written",
+    breaks: () => {
+      const c = offered({});
+      const chain = take(c);
+      c.give(chain, 0);
+      c.checker.completed(chain.id, chain.writableLength);
+      return c.checker.broken;
+    },
+  },
 ];
 
 const packedClauses: readonly Clause[] = [

@@ -217,7 +217,7 @@ export class BlockModel implements DeviceModel {
     }
   }
 
-  /** Writes the status byte, the last writable one, and gives the chain back. */
+  /** Writes the status byte, the last writable one, and puts the chain back. */
   #finish(queue: DeviceQueue, { chain, status }: BlockRequestInHand): void {
     if (status !== null) {
       this.#status[0] = status;
@@ -225,7 +225,8 @@ export class BlockModel implements DeviceModel {
       if (status !== BlockStatus.OK) chain.fill(0, chain.writableLength - 1);
       chain.write(chain.writableLength - 1, this.#status);
     }
-    queue.give(chain, chain.writableLength);
+    // Made visible by host.used(), which follows: one ordered store for a batch.
+    queue.put(chain, chain.writableLength);
   }
 
   reset(): Promise<void> | null {

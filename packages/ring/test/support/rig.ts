@@ -192,7 +192,7 @@ export function serve(device: DeviceEnd, written = Number.POSITIVE_INFINITY): nu
   let n = 0;
   for (let chain = device.take(); chain !== null; chain = device.take()) {
     device.give(chain, Math.min(written, chain.writableLength));
-    n += 1;
+    if (++n > device.size) throw new Error("more chains than the queue has descriptors");
   }
   return n;
 }
@@ -200,6 +200,9 @@ export function serve(device: DeviceEnd, written = Number.POSITIVE_INFINITY): nu
 /** Every cookie that is there. */
 export function cookies(driver: DriverEnd): number[] {
   const all: number[] = [];
-  for (let cookie = driver.dequeue(); cookie >= 0; cookie = driver.dequeue()) all.push(cookie);
+  for (let cookie = driver.dequeue(); cookie >= 0; cookie = driver.dequeue()) {
+    all.push(cookie);
+    if (all.length > driver.size) throw new Error("more cookies than the queue has descriptors");
+  }
   return all;
 }

@@ -43,7 +43,7 @@ abstract class UsedLengths {
   /** Lengths the device wrote, by id, until the driver takes the chain back. */
   readonly lengths = new Map<number, number[]>();
 
-  abstract readonly lengthClause: string | null;
+  abstract readonly lengthClauses: readonly string[];
   abstract readonly spuriousClause: string | null;
 
   gave(id: number, length: number): void {
@@ -56,7 +56,7 @@ abstract class UsedLengths {
     const given = this.lengths.get(id)?.shift();
     if (given === undefined) {
       if (this.spuriousClause !== null) this.broken.add(this.spuriousClause);
-    } else if (given !== length && this.lengthClause !== null) this.broken.add(this.lengthClause);
+    } else if (given !== length) for (const clause of this.lengthClauses) this.broken.add(clause);
   }
 }
 
@@ -70,7 +70,7 @@ function tableAt(options: CheckerOptions, address: number, length: number): Uint
 
 /** The checker of split rings. */
 export class SplitChecker extends UsedLengths implements Checker {
-  override readonly lengthClause = "SPLIT-USED-1";
+  override readonly lengthClauses = ["SPLIT-USED-1", "SPLIT-USED-2"];
   override readonly spuriousClause = "SPLIT-USEDSUP-5";
   readonly #options: CheckerOptions;
   readonly #ring: SplitBytes;
@@ -196,10 +196,10 @@ export class SplitChecker extends UsedLengths implements Checker {
     const byEvent = ((now - (ring.used[2 + 4 * size] ?? 0) - 1) & 0xffff) < added;
     if (rang === (eventIdx ? byEvent : byFlags)) return;
     if (eventIdx) {
-      if (!rang) this.broken.add("SPLIT-AVAILSUP-6");
+      this.broken.add(rang ? "SPLIT-AVAILSUP-7" : "SPLIT-AVAILSUP-6");
       if (rang === byFlags) this.broken.add("SPLIT-AVAILSUP-5");
     } else {
-      if (!rang) this.broken.add("SPLIT-AVAILSUP-4");
+      this.broken.add(rang ? "SPLIT-AVAILSUP-3" : "SPLIT-AVAILSUP-4");
       if (rang === byEvent) this.broken.add("SPLIT-AVAILSUP-2");
     }
   }
@@ -207,7 +207,7 @@ export class SplitChecker extends UsedLengths implements Checker {
 
 /** The checker of packed rings. */
 export class PackedChecker extends UsedLengths implements Checker {
-  override readonly lengthClause = null;
+  override readonly lengthClauses = [];
   override readonly spuriousClause = null;
   readonly #options: CheckerOptions;
   readonly #ring: PackedBytes;
@@ -218,7 +218,7 @@ export class PackedChecker extends UsedLengths implements Checker {
   #usedAt = 0;
   /** Descriptors that the device holds. */
   #held = 0;
-  /** The id whose list exposed a place; -1 once the device wrote its own used descriptor there. */
+  /** The id whose list exposed a place; -1 once a used descriptor of the device's stands for it. */
   readonly #owner: Int32Array;
   readonly #exposed = new Map<number, number[]>();
 
@@ -333,8 +333,11 @@ export class PackedChecker extends UsedLengths implements Checker {
   afterUse(id: number, length: number): void {
     const count = (this.#exposed.get(id)?.length ?? 0) / 5;
     this.#exposed.delete(id);
-    this.#owner[this.#usedAt] = -1;
-    this.#usedAt = (this.#usedAt + count) % this.#options.size;
+    // The used descriptor stands for as many places as the list had, whoever's these were.
+    for (let n = 0; n < count; n++) {
+      this.#owner[this.#usedAt] = -1;
+      this.#usedAt = (this.#usedAt + 1) % this.#options.size;
+    }
     this.#held -= count;
     this.gave(id, length);
   }

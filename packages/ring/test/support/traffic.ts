@@ -176,7 +176,10 @@ export class Traffic {
 
   /** Steps until `count` chains came back, then until none is outstanding. */
   run(count: number): void {
-    while (this.returned < count) this.step();
+    for (let steps = 0; this.returned < count; steps++) {
+      if (steps > 1000 * count) throw new Error(`${this.returned} of ${count} chains came back`);
+      this.step();
+    }
     this.settle();
   }
 

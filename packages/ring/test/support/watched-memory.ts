@@ -22,7 +22,7 @@ interface Store {
   readonly bytes: Uint8Array;
 }
 
-type Words = Uint16Array | Uint32Array;
+type Words = Uint16Array | Uint32Array | Int32Array;
 
 class WatchedMemory {
   /** Whose views are made now. */
@@ -129,7 +129,7 @@ class WatchedMemory {
         if (shift >= 0 && shift < width * 8)
           value = ((value & ~(0xff << shift)) | ((bytes[k] ?? 0) << shift)) >>> 0;
       }
-    return value;
+    return words instanceof Int32Array ? value | 0 : value;
   }
 
   #store(end: End, words: Words, i: number, value: number): void {
@@ -160,10 +160,22 @@ export function storeIndex(ring: Uint16Array, at: number, value: number): void {
   watchedMemory.store(ring, at, value);
 }
 
-export function loadWord(ring: Uint32Array, at: number): number {
+export function loadWord(ring: Int32Array, at: number): number {
   return watchedMemory.load(ring, at);
 }
 
-export function storeWord(ring: Uint32Array, at: number, value: number): void {
+export function storeWord(ring: Int32Array, at: number, value: number): void {
   watchedMemory.store(ring, at, value);
+}
+
+export function signed32(buffer: ArrayBufferLike, offset: number, length: number): Int32Array {
+  return watchedMemory.view(new Int32Array(buffer, offset, length));
+}
+
+export function peekWord(ring: Int32Array, at: number): number {
+  return ring[at] as number;
+}
+
+export function moved(ring: Uint16Array, at: number, from: number): boolean {
+  return ring[at] !== from;
 }
