@@ -18,7 +18,7 @@ export type DeviceEnd = SplitDeviceQueue | PackedDeviceQueue;
 /** What the device's thread is told, and a counter of its own: 1 while a round is on. */
 export interface DevicePart {
   readonly shape: Shape;
-  readonly memory: SharedArrayBuffer;
+  readonly memory: ArrayBuffer | SharedArrayBuffer;
   readonly addresses: readonly DriverEnd["addresses"][];
   readonly running: Int32Array;
 }
@@ -48,7 +48,8 @@ const broken = (fault: VirtioFault): never => {
 
 /** Allocates the memory and makes the driver's ends. */
 export function makeDrivers(shape: Shape): DriverPart {
-  const memory = new SharedArrayBuffer(MEMORY);
+  // One thread needs no shared memory, and the queues need no order in it, as on the embedded machine.
+  const memory = shape.threads === 1 ? new ArrayBuffer(MEMORY) : new SharedArrayBuffer(MEMORY);
   // Address 0 stays free: a descriptor that nobody wrote names it.
   const window = new DmaWindow(memory, { start: 4096 });
   let doorbells = 0;
@@ -103,6 +104,7 @@ export function makeDevices({ shape, memory, addresses }: DevicePart): DeviceEnd
       device: { low: device, high: 0 },
       indirect: shape.indirect,
       eventIdx: false,
+      shared: shape.threads > 1,
       onBroken: broken,
     });
     queue.disableNotify();

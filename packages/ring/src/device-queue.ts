@@ -20,6 +20,8 @@ export interface DeviceQueueOptions {
   readonly inOrder?: boolean;
   /** NOTIFY_ON_EMPTY was negotiated (legacy): an empty available ring interrupts in any case. Default false. */
   readonly notifyOnEmpty?: boolean;
+  /** Another thread or process sees the memory. Default true. */
+  readonly shared?: boolean;
   /** Called once, with the first rule that the driver broke; the queue takes no more chains. */
   readonly onBroken: (fault: VirtioFault) => void;
 }

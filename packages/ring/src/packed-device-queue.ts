@@ -50,6 +50,8 @@ export class PackedDeviceQueue implements DeviceQueue {
   readonly index: number;
   readonly size: number;
   readonly #memory: GuestMemory;
+  /** Another thread or process sees the memory: indices and flags are ordered. */
+  readonly #shared: boolean;
   readonly #words: GuestWords;
   readonly #indirect: boolean;
   readonly #eventIdx: boolean;
@@ -94,6 +96,7 @@ export class PackedDeviceQueue implements DeviceQueue {
     this.index = index;
     this.size = size;
     this.#memory = memory;
+    this.#shared = options.shared ?? true;
     this.#words = new GuestWords(memory);
     this.#indirect = options.indirect;
     this.#eventIdx = options.eventIdx;
@@ -140,13 +143,13 @@ export class PackedDeviceQueue implements DeviceQueue {
   }
 
   get notifyDisabled(): boolean {
-    return ((loadWord(this.#deviceEvent, 0) >>> 16) & 3) === PackedEvent.DISABLE;
+    return ((loadWord(this.#deviceEvent, 0, this.#shared) >>> 16) & 3) === PackedEvent.DISABLE;
   }
 
   /** Whether the descriptor at the next place is available. */
   #ready(): boolean {
     return (
-      (loadWord(this.#flags, (this.#next << 2) + Word.ID_FLAGS) & Owner.MASK) ===
+      (loadWord(this.#flags, (this.#next << 2) + Word.ID_FLAGS, this.#shared) & Owner.MASK) ===
       availableBits(this.#nextWrap)
     );
   }
@@ -157,7 +160,7 @@ export class PackedDeviceQueue implements DeviceQueue {
     const d = next << 2;
     const bits = availableBits(this.#nextWrap);
     if ((peekWord(flags, d + Word.ID_FLAGS) & Owner.MASK) !== bits || this.#broken) return null;
-    const word = loadWord(flags, d + Word.ID_FLAGS);
+    const word = loadWord(flags, d + Word.ID_FLAGS, this.#shared);
     if ((word & Owner.MASK) !== bits) return null;
     if ((word & (Flag.NEXT | Flag.INDIRECT)) !== 0) return this.#takeList(word);
     // Most lists are one descriptor.
@@ -304,7 +307,7 @@ export class PackedDeviceQueue implements DeviceQueue {
 
   publish(): void {
     if (this.#heldAt < 0) return;
-    storeWord(this.#flags, this.#heldAt, this.#heldWord);
+    storeWord(this.#flags, this.#heldAt, this.#heldWord, this.#shared);
     this.#heldAt = -1;
   }
 
@@ -333,7 +336,7 @@ export class PackedDeviceQueue implements DeviceQueue {
     const given = this.#given;
     if (given === 0) return false;
     this.#given = 0;
-    const event = loadWord(this.#driverEvent, 0);
+    const event = loadWord(this.#driverEvent, 0, this.#shared);
     const kind = (event >>> 16) & 3;
     return this.#eventIdx && kind === PackedEvent.DESC
       ? passes(event & 0xffff, this.#usedAt, this.#usedWrap, given, this.size)
@@ -346,13 +349,14 @@ export class PackedDeviceQueue implements DeviceQueue {
       this.#deviceEvent,
       0,
       this.#eventIdx ? at | (PackedEvent.DESC << 16) : PackedEvent.ENABLE << 16,
+      this.#shared,
     );
     // Asked for before the ring is looked at again, or a list made available in between would wait for the next doorbell.
     return !this.#broken && this.#ready();
   }
 
   disableNotify(): void {
-    storeWord(this.#deviceEvent, 0, PackedEvent.DISABLE << 16);
+    storeWord(this.#deviceEvent, 0, PackedEvent.DISABLE << 16, this.#shared);
   }
 
   /** What is not in guest memory, to put back with `restore`. */

@@ -88,6 +88,8 @@ export class PackedQueue implements Virtqueue {
 
   #broken: VirtioFault | null = null;
   readonly #device: string;
+  /** Another thread or process sees the memory: indices and flags are ordered. */
+  readonly #shared: boolean;
   readonly #tasks: TaskQueue;
   readonly #doorbell: (index: number, next: number) => void;
   readonly #pollDevice: () => void;
@@ -151,6 +153,7 @@ export class PackedQueue implements Virtqueue {
     this.name = name;
     this.size = size;
     this.#device = device;
+    this.#shared = memory.shared;
     this.#tasks = tasks;
     this.#doorbell = options.doorbell;
     this.#pollDevice = options.poll ?? ((): void => {});
@@ -412,7 +415,7 @@ export class PackedQueue implements Virtqueue {
     if (inFlight > this.counters.highWater) this.counters.highWater = inFlight;
     // The device looks at descriptors in ring order: this one word exposes the whole batch, and all of it is stored before
     // (§2.8.21.1.1).
-    storeWord(this.#flags, (head << 2) + Word.ID_FLAGS, this.#heldWord);
+    storeWord(this.#flags, (head << 2) + Word.ID_FLAGS, this.#heldWord, this.#shared);
     this.#heldHead = -1;
     this.#unpublished = 0;
   }
@@ -422,7 +425,7 @@ export class PackedQueue implements Virtqueue {
     const added = this.#added;
     if (added === 0 || this.#broken !== null) return;
     // The flags are stored before what the device wants is read, or both ends could wait for each other (§2.8.21.3.1).
-    const event = loadWord(this.#deviceEvent, 0);
+    const event = loadWord(this.#deviceEvent, 0, this.#shared);
     const kind = (event >>> 16) & 3;
     const wanted =
       this.#eventIdx && kind === PackedEvent.DESC
@@ -441,7 +444,7 @@ export class PackedQueue implements Virtqueue {
     const d = this.#usedAt << 2;
     const bits = usedBits(this.#usedWrap);
     if ((peekWord(this.#flags, d + Word.ID_FLAGS) & Owner.MASK) !== bits) return -1;
-    const word = loadWord(this.#flags, d + Word.ID_FLAGS);
+    const word = loadWord(this.#flags, d + Word.ID_FLAGS, this.#shared);
     if ((word & Owner.MASK) !== bits) return -1;
     // Nothing is outstanding, or what comes next is not published: what earlier laps left there never looks used in this one.
     const id = word & 0xffff;
@@ -544,7 +547,7 @@ export class PackedQueue implements Virtqueue {
     if (this.#broken !== null || this.#chains === 0) return false;
     return (
       this.#batch > 0 ||
-      (loadWord(this.#flags, (this.#usedAt << 2) + Word.ID_FLAGS) & Owner.MASK) ===
+      (loadWord(this.#flags, (this.#usedAt << 2) + Word.ID_FLAGS, this.#shared) & Owner.MASK) ===
         usedBits(this.#usedWrap)
     );
   }
@@ -555,13 +558,14 @@ export class PackedQueue implements Virtqueue {
       this.#driverEvent,
       0,
       this.#eventIdx ? at | (PackedEvent.DESC << 16) : PackedEvent.ENABLE << 16,
+      this.#shared,
     );
     // Armed before the ring is looked at again, or a buffer used in between would wait for the next interrupt (§2.8.22).
     return this.#ready();
   }
 
   disableInterrupt(): void {
-    storeWord(this.#driverEvent, 0, PackedEvent.DISABLE << 16);
+    storeWord(this.#driverEvent, 0, PackedEvent.DISABLE << 16, this.#shared);
   }
 
   postponeInterrupt(hint: "short" | "long" | "emptied"): boolean {
@@ -576,6 +580,7 @@ export class PackedQueue implements Virtqueue {
       this.#driverEvent,
       0,
       this.#eventIdx ? event | (PackedEvent.DESC << 16) : PackedEvent.ENABLE << 16,
+      this.#shared,
     );
     // Whether the event was passed before it was set cannot be told without walking: with nothing used it was not.
     return this.#ready();
@@ -703,8 +708,8 @@ export class PackedQueue implements Virtqueue {
       `queued=${this.#added}`,
       `next=${this.#next}/${this.#nextWrap}`,
       `used_next=${this.#usedAt}/${this.#usedWrap}`,
-      `driver_event=${event(loadWord(this.#driverEvent, 0))}`,
-      `device_event=${event(loadWord(this.#deviceEvent, 0))}`,
+      `driver_event=${event(loadWord(this.#driverEvent, 0, this.#shared))}`,
+      `device_event=${event(loadWord(this.#deviceEvent, 0, this.#shared))}`,
     ].join("; ");
   }
 }

@@ -41,6 +41,8 @@ export class SplitDeviceQueue implements DeviceQueue {
   readonly index: number;
   readonly size: number;
   readonly #memory: GuestMemory;
+  /** Another thread or process sees the memory: indices and flags are ordered. */
+  readonly #shared: boolean;
   readonly #words: GuestWords;
   readonly #indirect: boolean;
   readonly #eventIdx: boolean;
@@ -82,6 +84,7 @@ export class SplitDeviceQueue implements DeviceQueue {
     this.index = index;
     this.size = size;
     this.#memory = memory;
+    this.#shared = options.shared ?? true;
     this.#words = new GuestWords(memory);
     this.#indirect = options.indirect;
     this.#eventIdx = options.eventIdx;
@@ -122,12 +125,12 @@ export class SplitDeviceQueue implements DeviceQueue {
   }
 
   get notifyDisabled(): boolean {
-    return (loadIndex(this.#usedIndex, 0) & UsedFlag.NO_NOTIFY) !== 0;
+    return (loadIndex(this.#usedIndex, 0, this.#shared) & UsedFlag.NO_NOTIFY) !== 0;
   }
 
   /** avail.flags as the driver left it. */
   get availableFlags(): number {
-    return loadIndex(this.#available, 0);
+    return loadIndex(this.#available, 0, this.#shared);
   }
 
   take(): DeviceChain | null {
@@ -180,7 +183,7 @@ export class SplitDeviceQueue implements DeviceQueue {
   /** Reads avail.idx; true when it is ahead of what was taken, and possible. */
   #look(): boolean {
     if (this.#broken) return false;
-    const seen = loadIndex(this.#available, 1);
+    const seen = loadIndex(this.#available, 1, this.#shared);
     const waiting = (seen - this.#taken) & 0xffff;
     if (waiting === 0) return false;
     // Every entry is backed by a descriptor of its own that the device does not hold.
@@ -282,7 +285,7 @@ export class SplitDeviceQueue implements DeviceQueue {
 
   publish(): void {
     if (this.#published === this.#usedStored) return;
-    storeIndex(this.#usedIndex, 1, this.#usedStored);
+    storeIndex(this.#usedIndex, 1, this.#usedStored, this.#shared);
     this.#published = this.#usedStored;
   }
 
@@ -295,24 +298,25 @@ export class SplitDeviceQueue implements DeviceQueue {
     if (
       this.#notifyOnEmpty &&
       this.#held.count === 0 &&
-      loadIndex(this.#available, 1) === this.#taken
+      loadIndex(this.#available, 1, this.#shared) === this.#taken
     )
       return true;
     return this.#eventIdx
-      ? ((now - loadIndex(this.#available, 2 + this.size) - 1) & 0xffff) < given
-      : (loadIndex(this.#available, 0) & AvailFlag.NO_INTERRUPT) === 0;
+      ? ((now - loadIndex(this.#available, 2 + this.size, this.#shared) - 1) & 0xffff) < given
+      : (loadIndex(this.#available, 0, this.#shared) & AvailFlag.NO_INTERRUPT) === 0;
   }
 
   enableNotify(): boolean {
-    if (this.#eventIdx) storeIndex(this.#usedIndex, 2 + 4 * this.size, this.#taken);
-    else storeIndex(this.#usedIndex, 0, 0);
+    if (this.#eventIdx) storeIndex(this.#usedIndex, 2 + 4 * this.size, this.#taken, this.#shared);
+    else storeIndex(this.#usedIndex, 0, 0, this.#shared);
     // Asked for before the index is read again, or a chain made available in between would wait for the next doorbell.
-    return !this.#broken && loadIndex(this.#available, 1) !== this.#taken;
+    return !this.#broken && loadIndex(this.#available, 1, this.#shared) !== this.#taken;
   }
 
   disableNotify(): void {
-    if (this.#eventIdx) storeIndex(this.#usedIndex, 2 + 4 * this.size, (this.#taken - 1) & 0xffff);
-    else storeIndex(this.#usedIndex, 0, UsedFlag.NO_NOTIFY);
+    if (this.#eventIdx)
+      storeIndex(this.#usedIndex, 2 + 4 * this.size, (this.#taken - 1) & 0xffff, this.#shared);
+    else storeIndex(this.#usedIndex, 0, UsedFlag.NO_NOTIFY, this.#shared);
   }
 
   /** What is not in guest memory, to put back with `restore`. */

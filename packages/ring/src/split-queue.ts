@@ -89,6 +89,8 @@ export class SplitQueue implements Virtqueue {
 
   #broken: VirtioFault | null = null;
   readonly #device: string;
+  /** Another thread or process sees the memory: indices and flags are ordered. */
+  readonly #shared: boolean;
   readonly #tasks: TaskQueue;
   readonly #doorbell: (index: number, next: number) => void;
   readonly #pollDevice: () => void;
@@ -158,6 +160,7 @@ export class SplitQueue implements Virtqueue {
     this.name = name;
     this.size = size;
     this.#device = device;
+    this.#shared = memory.shared;
     this.#tasks = tasks;
     this.#doorbell = options.doorbell;
     this.#pollDevice = options.poll ?? ((): void => {});
@@ -424,7 +427,7 @@ export class SplitQueue implements Virtqueue {
     const inFlight = this.size - this.#free;
     if (inFlight > this.counters.highWater) this.counters.highWater = inFlight;
     // The device may read descriptors and ring entries as soon as it sees the index: they are stored before it (§2.7.13.3.1).
-    storeIndex(this.#available, 1, next);
+    storeIndex(this.#available, 1, next, this.#shared);
     this.#published = next;
     this.#unnotified += added;
   }
@@ -436,8 +439,8 @@ export class SplitQueue implements Virtqueue {
     const now = this.#published;
     // The index is stored before what the device wants is read, or both ends could wait for each other (§2.7.13.4.1).
     const wanted = this.#eventIdx
-      ? ((now - loadIndex(this.#usedIndex, 2 + 4 * this.size) - 1) & 0xffff) < added
-      : (loadIndex(this.#usedIndex, 0) & UsedFlag.NO_NOTIFY) === 0;
+      ? ((now - loadIndex(this.#usedIndex, 2 + 4 * this.size, this.#shared) - 1) & 0xffff) < added
+      : (loadIndex(this.#usedIndex, 0, this.#shared) & UsedFlag.NO_NOTIFY) === 0;
     this.#unnotified = 0;
     if (wanted) {
       this.counters.kicks += 1;
@@ -544,7 +547,7 @@ export class SplitQueue implements Virtqueue {
   /** Reads used.idx; true when it is ahead of what was consumed, and possible. */
   #look(): boolean {
     if (this.#broken !== null) return false;
-    const seen = loadIndex(this.#usedIndex, 1);
+    const seen = loadIndex(this.#usedIndex, 1, this.#shared);
     const ahead = (seen - this.#consumed) & 0xffff;
     if (ahead === 0) return false;
     if (ahead > this.#chains || ahead > ((this.#published - this.#consumed) & 0xffff)) {
@@ -559,8 +562,8 @@ export class SplitQueue implements Virtqueue {
   }
 
   enableInterrupt(): boolean {
-    if (this.#eventIdx) storeIndex(this.#available, 2 + this.size, this.#consumed);
-    else storeIndex(this.#available, 0, 0);
+    if (this.#eventIdx) storeIndex(this.#available, 2 + this.size, this.#consumed, this.#shared);
+    else storeIndex(this.#available, 0, 0, this.#shared);
     // Armed before the index is read again, or a buffer used in between would wait for the next interrupt (§2.7.14). A broken queue
     // has nothing to take: a handler that loops until this is false must end.
     return this.#broken === null && (this.#consumed !== this.#usedSeen || this.#look());
@@ -569,16 +572,21 @@ export class SplitQueue implements Virtqueue {
   disableInterrupt(): void {
     // With EVENT_IDX flags stay 0 (§2.7.7.1): ask for a point that the device cannot reach soon.
     if (this.#eventIdx)
-      storeIndex(this.#available, 2 + this.size, (this.#consumed - this.size - 1) & 0xffff);
-    else storeIndex(this.#available, 0, AvailFlag.NO_INTERRUPT);
+      storeIndex(
+        this.#available,
+        2 + this.size,
+        (this.#consumed - this.size - 1) & 0xffff,
+        this.#shared,
+      );
+    else storeIndex(this.#available, 0, AvailFlag.NO_INTERRUPT, this.#shared);
   }
 
   postponeInterrupt(hint: "short" | "long" | "emptied"): boolean {
     const after = postponed(hint, (this.#published - this.#consumed) & 0xffff);
     if (this.#eventIdx)
-      storeIndex(this.#available, 2 + this.size, (this.#consumed + after) & 0xffff);
-    else storeIndex(this.#available, 0, 0);
-    const ready = (loadIndex(this.#usedIndex, 1) - this.#consumed) & 0xffff;
+      storeIndex(this.#available, 2 + this.size, (this.#consumed + after) & 0xffff, this.#shared);
+    else storeIndex(this.#available, 0, 0, this.#shared);
+    const ready = (loadIndex(this.#usedIndex, 1, this.#shared) - this.#consumed) & 0xffff;
     return this.#broken === null && ready > after;
   }
 
@@ -699,10 +707,10 @@ export class SplitQueue implements Virtqueue {
       `desc_head_idx=${this.#freeHead}`,
       `avail.idx=${this.#nextAvailable}`,
       `used_cons_idx=${this.#consumed}`,
-      `used.idx=${loadIndex(this.#usedIndex, 1)}`,
-      `used_event_idx=${loadIndex(this.#available, 2 + size)}`,
-      `avail.flags=${hex(loadIndex(this.#available, 0))}`,
-      `used.flags=${hex(loadIndex(this.#usedIndex, 0))}`,
+      `used.idx=${loadIndex(this.#usedIndex, 1, this.#shared)}`,
+      `used_event_idx=${loadIndex(this.#available, 2 + size, this.#shared)}`,
+      `avail.flags=${hex(loadIndex(this.#available, 0, this.#shared))}`,
+      `used.flags=${hex(loadIndex(this.#usedIndex, 0, this.#shared))}`,
     ].join("; ");
   }
 }

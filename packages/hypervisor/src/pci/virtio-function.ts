@@ -398,6 +398,7 @@ export class VirtioFunction {
         indirect: has(this.#accepted, ReservedFeature.INDIRECT_DESC),
         eventIdx,
         inOrder: has(this.#accepted, ReservedFeature.IN_ORDER),
+        shared: this.#root.memory.shared,
         onBroken: (fault) => this.#misbehaved(fault),
       });
     } catch (error) {
