@@ -50,7 +50,7 @@ export interface WideAddress {
 }
 
 /** Most entries of an indirect table: what fits a page, as FreeBSD has it. */
-export const INDIRECT_MAX = 256;
+const INDIRECT_MAX = 256;
 
 /** @throws VirtioFault INVALID when the longest chain does not fit an indirect table */
 export function checkMaxSegments({ index, name, device, maxSegments }: QueueOptions): void {
