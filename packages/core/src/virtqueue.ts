@@ -9,7 +9,7 @@ export interface QueueCounters {
   kicksSuppressed: number;
   /** Times the device's signal led to onUsed. */
   interrupts: number;
-  /** Chains taken back from the device. */
+  /** Chains that the device used and the driver has seen used. */
   buffers: number;
   /** Most descriptors ever in flight. */
   highWater: number;

@@ -32,10 +32,8 @@ export class DeviceChain {
   readableLength = 0;
   /** Bytes the device may write. */
   writableLength = 0;
-  /** Whether the device has it. */
-  held = false;
-  /** Number of the take, for IN_ORDER. */
-  serial = 0;
+  /** Number of the take; -1 while the device does not have it. */
+  serial = -1;
   readonly #memory: GuestMemory;
   #segments = new Uint32Array(4 * Segment.SIZE);
   #count = 0;
@@ -45,6 +43,11 @@ export class DeviceChain {
   constructor(id: number, memory: GuestMemory) {
     this.id = id;
     this.#memory = memory;
+  }
+
+  /** Whether the device has it. */
+  get held(): boolean {
+    return this.serial >= 0;
   }
 
   /** Segments, readable and writable. */

@@ -93,8 +93,6 @@ export function area(
 
 /** What both formats do with the chains they took: which are held, and in which order they must come back. */
 export class HeldChains {
-  /** Chains taken and not yet given back. */
-  count = 0;
   readonly #queue: number;
   readonly #inOrder: boolean;
   #taken = 0;
@@ -105,11 +103,14 @@ export class HeldChains {
     this.#inOrder = inOrder;
   }
 
+  /** Chains taken and not yet given back. */
+  get count(): number {
+    return this.#taken - this.#given;
+  }
+
   hold(chain: DeviceChain): void {
-    chain.held = true;
     chain.serial = this.#taken;
     this.#taken += 1;
-    this.count += 1;
   }
 
   /** @throws VirtioFault INVALID */
@@ -121,9 +122,8 @@ export class HeldChains {
       (this.#inOrder && chain.serial !== this.#given)
     )
       this.#refuse(chain, written);
-    chain.held = false;
+    chain.serial = -1;
     this.#given += 1;
-    this.count -= 1;
   }
 
   #refuse(chain: DeviceChain, written: number): never {
