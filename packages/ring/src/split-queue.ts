@@ -57,7 +57,6 @@ export interface SplitQueueState {
   readonly order: readonly number[];
   readonly freeHead: number;
   readonly free: number;
-  readonly chains: number;
   readonly nextAvailable: number;
   readonly published: number;
   readonly unnotified: number;
@@ -118,8 +117,6 @@ export class SplitQueue implements Virtqueue {
   readonly #order: Int32Array;
   #freeHead = 0;
   #free: number;
-  /** Chains the device holds. */
-  #chains = 0;
   /** avail.idx as the next publish() will store it. */
   #nextAvailable = 0;
   /** avail.idx as last stored. */
@@ -220,7 +217,6 @@ export class SplitQueue implements Virtqueue {
     for (let i = 0; i < size; i++) this.#record[(i << 2) + Entry.NEXT] = (i + 1) & (size - 1);
     this.#freeHead = 0;
     this.#free = size;
-    this.#chains = 0;
     this.#nextAvailable = 0;
     this.#published = 0;
     this.#unnotified = 0;
@@ -358,7 +354,6 @@ export class SplitQueue implements Virtqueue {
 
   /** Puts a chain into the next place of the available ring. */
   #offer(head: number): number {
-    this.#chains += 1;
     const next = this.#nextAvailable;
     const place = next & (this.size - 1);
     this.#available[2 + place] = head;
@@ -514,7 +509,6 @@ export class SplitQueue implements Virtqueue {
       }
       this.#free += shape >>> 16;
     }
-    this.#chains -= 1;
     this.#consumed = (this.#consumed + 1) & 0xffff;
     this.usedLength = written;
     return record[r + Entry.COOKIE] as number;
@@ -562,9 +556,10 @@ export class SplitQueue implements Virtqueue {
     const seen = loadIndex(this.#usedIndex, 1, this.#shared);
     const ahead = (seen - this.#consumed) & 0xffff;
     if (ahead === 0) return false;
-    if (ahead > this.#chains || ahead > ((this.#published - this.#consumed) & 0xffff)) {
+    const outstanding = (this.#published - this.#consumed) & 0xffff;
+    if (ahead > outstanding) {
       this.#misbehaved(
-        `used.idx ${seen} is ${ahead} ahead of ${this.#consumed} with ${this.#chains} chains outstanding`,
+        `used.idx ${seen} is ${ahead} ahead of ${this.#consumed} with ${outstanding} chains outstanding`,
         "§2.7.8",
       );
       return false;
@@ -614,7 +609,6 @@ export class SplitQueue implements Virtqueue {
   }
 
   drain(): number {
-    if (this.#chains === 0) return -1;
     const record = this.#record;
     for (let head = 0; head < this.size; head++) {
       const shape = record[(head << 2) + Entry.SHAPE] as number;
@@ -625,7 +619,6 @@ export class SplitQueue implements Virtqueue {
         this.#freeHead = head;
         this.#free += shape >>> 16;
       }
-      this.#chains -= 1;
       return record[(head << 2) + Entry.COOKIE] as number;
     }
     return -1;
@@ -655,7 +648,6 @@ export class SplitQueue implements Virtqueue {
       order: [...this.#order],
       freeHead: this.#freeHead,
       free: this.#free,
-      chains: this.#chains,
       nextAvailable: this.#nextAvailable,
       published: this.#published,
       unnotified: this.#unnotified,
@@ -685,7 +677,6 @@ export class SplitQueue implements Virtqueue {
     this.#order.set(state.order);
     this.#freeHead = state.freeHead;
     this.#free = state.free;
-    this.#chains = state.chains;
     this.#nextAvailable = state.nextAvailable;
     this.#published = state.published;
     this.#unnotified = state.unnotified;
