@@ -280,13 +280,14 @@ export class SplitDeviceQueue implements DeviceQueue {
     this.#usedEntries[entry] = chain.id;
     this.#usedEntries[entry + 1] = written;
     this.#usedStored = (this.#usedStored + 1) & 0xffff;
-    this.#given += 1;
   }
 
   publish(): void {
-    if (this.#published === this.#usedStored) return;
+    const added = (this.#usedStored - this.#published) & 0xffff;
+    if (added === 0) return;
     storeIndex(this.#usedIndex, 1, this.#usedStored, this.#shared);
     this.#published = this.#usedStored;
+    this.#given += added;
   }
 
   wantsInterrupt(): boolean {
