@@ -92,6 +92,36 @@ describe("guest memory as a device sees it", () => {
       expect(memory.locate(low, high, length)).toBe(-1);
   });
 
+  it("finds the same whatever was found before, in a region across 4 GiB too", () => {
+    const regions = [
+      { address: 0x1000, length: 0x1000 },
+      { address: 0xffff_f000, length: 0x2000 },
+      { address: 0x1_0000_2000, length: 0x1000 },
+    ];
+    const memory = new GuestRegions(regions.map((r) => ({ ...r, bytes: new Uint8Array(0) })));
+    const addresses = regions
+      .flatMap(({ address, length }) => [address, address + 0x800, address + length])
+      .flatMap((at) => [at - 1, at, at + 1])
+      .concat(0, 0x1_0000_0000, 0x2000_0000_1000);
+    const lengths = [0, 1, 0x800, 0x1000, 0x1001, 0x2000, 0xffff_ffff];
+    const found = (address: number, length: number): number =>
+      memory.locate(address >>> 0, Math.floor(address / 0x1_0000_0000), length);
+    for (const before of addresses)
+      for (const address of addresses)
+        for (const length of lengths) {
+          found(before, 1);
+          const holds = regions.findIndex(
+            (r) => address >= r.address && address + length <= r.address + r.length,
+          );
+          expect([before, address, length, found(address, length)]).toEqual([
+            before,
+            address,
+            length,
+            holds,
+          ]);
+        }
+  });
+
   it("refuses regions that overlap", () => {
     expect(codeOf(() => new GuestRegions([region(0, 4096), region(4095, 1)]))).toBe("INVALID");
   });
