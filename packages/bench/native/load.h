@@ -143,6 +143,7 @@ main(int argc, char **argv)
 		.at = 4096,
 		.memory = {.regions = &region, .count = 1},
 	};
+	shared_memory = load.threads > 1;
 	load.driver = zeroed(load.queues, sizeof(struct driver));
 	load.device = zeroed(load.queues, sizeof(struct device));
 	for (uint32_t i = 0; i < load.queues; i++) {

@@ -50,10 +50,14 @@ store_index(uint16_t *at, uint16_t value)
 	atomic_store_explicit((_Atomic uint16_t *)at, value, memory_order_release);
 }
 
+/* Whether another thread sees the memory. One thread that is both ends needs no fence, and the rings in TypeScript have none then. */
+static bool shared_memory;
+
 static inline void
 full_fence(void)
 {
-	atomic_thread_fence(memory_order_seq_cst);
+	if (shared_memory)
+		atomic_thread_fence(memory_order_seq_cst);
 }
 
 /* Guest memory of several regions; every address that the driver wrote goes through locate(). */

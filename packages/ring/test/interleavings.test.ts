@@ -306,22 +306,6 @@ describe.each([
   });
 });
 
-describe("barriers", () => {
-  // Shared memory is ordered by Atomics whether or not ORDER_PLATFORM was negotiated: there is no weaker mode to fall into.
-  const scenarios = (["split", "packed"] as const).flatMap((format) =>
-    [false, true].map((eventIdx) => first(format, eventIdx)),
-  );
-
-  it("are what a device of its own needs, in every format [RESFEAT-8]", () => {
-    for (const scenario of scenarios) expect(findings(scenario, "none")).toEqual([]);
-  });
-
-  it("are missed by a driver whose ordered stores are late [RESFEAT-8 fires]", () => {
-    for (const scenario of scenarios)
-      expect(findings(scenario, "late").join("\n")).toMatch(/both ends sleep/);
-  });
-});
-
 describe("a packed list", () => {
   const heads = (early: boolean): string[] => {
     watchedMemory.reset();
