@@ -3,8 +3,8 @@ import { writeFileSync } from "node:fs";
 import { resolve } from "node:path";
 import { parseArgs } from "node:util";
 import { gc } from "./gc.js";
-import { missed, type Row, ring, ringShapes, sixQueueShapes } from "./ring.js";
-import { nameOf } from "./shape.js";
+import { missed, ring, ringShapes, sixQueueShapes } from "./ring.js";
+import { nameOf, type Shape } from "./shape.js";
 
 const usage = `usage: npm run bench -- ring|gc [--json FILE] [--gate] [--rounds N] [--only REGEX]
   ring            the rings beside their twins in C, buffers a second
@@ -12,35 +12,65 @@ const usage = `usage: npm run bench -- ring|gc [--json FILE] [--gate] [--rounds 
   --json FILE     also write the rows to FILE
   --gate          exit status 1 when a target is missed
   --rounds N      rounds of each row, at least 5 (default 7)
-  --only REGEX    only rows whose name matches`;
+  --only REGEX    only rows whose name matches
+  --help          this text`;
 
-const { values, positionals } = parseArgs({
-  allowPositionals: true,
-  options: {
-    json: { type: "string" },
-    gate: { type: "boolean", default: false },
-    rounds: { type: "string", default: "7" },
-    only: { type: "string", default: "" },
-  },
-});
-const rounds = Number(values.rounds);
-const only = new RegExp(values.only);
-const [what, ...more] = positionals;
-const refused: string[] = [];
-let rows: readonly Row[] = [];
-if ((what !== "ring" && what !== "gc") || more.length > 0 || !(rounds >= 5)) {
-  console.error(usage);
+/** A mistake in the command: one line, and exit status 2. */
+function refuse(what: string): never {
+  console.error(`bench: ${what} (npm run bench -- --help shows the usage)`);
   process.exit(2);
 }
-const named = what === "ring" ? ringShapes : sixQueueShapes;
+
+function options() {
+  try {
+    return parseArgs({
+      allowPositionals: true,
+      options: {
+        json: { type: "string" },
+        gate: { type: "boolean", default: false },
+        rounds: { type: "string", default: "7" },
+        only: { type: "string", default: "" },
+        help: { type: "boolean", default: false },
+      },
+    });
+  } catch (error) {
+    // Of Node's text the first sentence: what comes after it is advice for positional arguments, which are words here.
+    return refuse(String((error as Error).message).split(/\.(?:\s|$)/)[0] ?? "");
+  }
+}
+
+function pattern(source: string): RegExp {
+  try {
+    return new RegExp(source);
+  } catch {
+    return refuse(`--only '${source}' is not a regular expression`);
+  }
+}
+
+const { values, positionals } = options();
+if (values.help) {
+  console.log(usage);
+  process.exit(0);
+}
+const [what, ...more] = positionals;
+if (what === undefined) refuse("no benchmark is named: one of ring, gc");
+if (what !== "ring" && what !== "gc") refuse(`no benchmark '${what}': there are ring and gc`);
+if (more.length > 0) refuse(`one benchmark at a time: '${more.join(" ")}' is too much`);
+const rounds = Number(values.rounds);
+if (!(Number.isInteger(rounds) && rounds >= 5))
+  refuse(`--rounds '${values.rounds}' is not a whole number from 5 on`);
+const only = pattern(values.only);
+const named: readonly Shape[] = what === "ring" ? ringShapes : sixQueueShapes;
+const shapes = named.filter((shape) => only.test(nameOf(shape)));
+if (shapes.length === 0)
+  refuse(`--only '${values.only}' matches no row of ${what}, such as ${nameOf(named[0] as Shape)}`);
+
+const refused: string[] = [];
 if (what === "gc") {
   const collections = await gc();
   if (collections > 0) refused.push(`${collections} garbage collections`);
 }
-rows = await ring(
-  named.filter((shape) => only.test(nameOf(shape))),
-  rounds,
-);
+const rows = await ring(shapes, rounds);
 refused.push(...missed(rows));
 if (values.json !== undefined) {
   const folder = process.env["INIT_CWD"] ?? process.cwd();

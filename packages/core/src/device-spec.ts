@@ -20,7 +20,8 @@ export interface CommonSpec {
   readonly vectors?: number | undefined;
   /**
    * Features to offer or to hold back, by the specification's name: those of the device type, and ACCESS_PLATFORM, IN_ORDER,
-   * NOTIFICATION_DATA, ORDER_PLATFORM, RING_RESET.
+   * NOTIFICATION_DATA, NOTIF_CONFIG_DATA, ORDER_PLATFORM, RING_RESET, SUSPEND; of the legacy interface ANY_LAYOUT and
+   * NOTIFY_ON_EMPTY.
    */
   readonly features?: Readonly<Record<string, boolean>> | undefined;
 }
@@ -102,10 +103,14 @@ const commonKeys: Keys = {
 /** Features of queues and negotiation that have no key of their own. */
 const queueFeatures: readonly string[] = [
   "ACCESS_PLATFORM",
+  "ANY_LAYOUT",
   "IN_ORDER",
   "NOTIFICATION_DATA",
+  "NOTIFY_ON_EMPTY",
+  "NOTIF_CONFIG_DATA",
   "ORDER_PLATFORM",
   "RING_RESET",
+  "SUSPEND",
 ] satisfies (keyof typeof ReservedFeature)[];
 
 const kinds: Readonly<

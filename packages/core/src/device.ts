@@ -60,6 +60,14 @@ export interface VirtioDevice {
   reset(): Promise<void>;
   /** RING_RESET. @throws UNSUPPORTED */
   resetQueue(queue: Virtqueue): Promise<void>;
+  /**
+   * Stops the device, its queues kept: SUSPEND where that was negotiated (virtio 1.4 §3.4), else a reset, which would lose chains in
+   * flight. Until resume() enqueue() returns -EBUSY and config.write() throws BUSY.
+   * @throws BUSY (chains in flight and no SUSPEND), TIMED_OUT, NEEDS_RESET
+   */
+  suspend(): Promise<void>;
+  /** Goes on after suspend(); used notifications are to be armed anew. @throws TIMED_OUT, NEEDS_RESET */
+  resume(): Promise<void>;
   /** Reset, give back interrupts and queue memory, forget the features, ACKNOWLEDGE: the end of a driver's detach. */
   release(): Promise<void>;
   /** Called as a task after the device signalled a configuration change. */

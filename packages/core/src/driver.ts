@@ -74,8 +74,11 @@ export interface BusDriver {
   /** `virtio_pci` */
   readonly name: string;
   readonly tunables: readonly TunableSpec[];
-  /** Devices on one of the machine's buses, in bus order; none when the bus is not of this driver's kind. */
-  identify(bus: Machine["buses"][number]): Promise<readonly VirtioNode[]>;
+  /**
+   * Devices on one of the machine's buses, in bus order; none when the bus is not of this driver's kind.
+   * @param tunables - this driver's own, `hw.virtio.pci.transitional`
+   */
+  identify(bus: Machine["buses"][number], tunables: Tunables): Promise<readonly VirtioNode[]>;
   /** ACKNOWLEDGE, DRIVER, the driver's attach, DRIVER_OK, started; FAILED and reset when attach fails. */
   attach<T extends Attached>(
     node: VirtioNode,

@@ -97,6 +97,8 @@ export function featureSetFromWords<F extends number>(words: readonly number[]):
 export interface FeatureName {
   readonly bit: number;
   readonly name: string;
+  /** Groups of bits: of each at least one must be accepted for this one to be (virtio 1.4 §2.2.1). */
+  readonly requires?: readonly (readonly number[])[];
 }
 
 /**

@@ -26,7 +26,7 @@ export interface ChainTemplate {
   set(slot: number, k: number, address: number, length: number): void;
   /**
    * Puts the slot's chain into the ring; the device must not have it.
-   * @returns 0, -ENOSPC or -EMSGSIZE (no room), -EBUSY (a split ring still has it), -EIO (broken)
+   * @returns 0, -ENOSPC or -EMSGSIZE (no room), -EBUSY (a split ring still has it, or the device is suspended), -EIO (broken)
    */
   enqueue(slot: number): number;
 }
@@ -56,7 +56,7 @@ export interface Virtqueue {
    * `segments` holds [address, length] pairs from index `at` on and is only read: reuse it.
    * @param cookie - 0 … 2^31-1, given back by dequeue(): the caller's request slot.
    * @returns 0, or a negative errno: -ENOSPC (ring full), -EMSGSIZE (more segments than descriptors left), -EINVAL (no segment,
-   * or one of length 0), -EIO (broken).
+   * or one of length 0), -EIO (broken), -EBUSY (the device is suspended).
    */
   enqueue(
     cookie: number,

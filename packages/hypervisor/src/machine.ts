@@ -8,6 +8,7 @@ import {
   GuestRegions,
   type InterruptCounter,
   type Machine,
+  type PciAddress,
   type PciBus,
   parseDeviceSpec,
   ReservedFeature,
@@ -18,7 +19,9 @@ import { BlockFeature } from "@virtio/core/block";
 import { type BlockBackend, MemoryBackend } from "./block-backend.js";
 import type { DeviceModel } from "./device-model.js";
 import { BlockModel, blockModelFeatures } from "./models/block.js";
+import type { Distortion } from "./pci/distortion.js";
 import { PciRoot } from "./pci/root.js";
+import type { InterfaceKind } from "./pci/virtio-device.js";
 import { VirtioFunction } from "./pci/virtio-function.js";
 import type { RuleBook } from "./rules/rule-book.js";
 import { Scheduler } from "./scheduler.js";
@@ -35,10 +38,13 @@ export function blk(
   return { kind: "blk", ...options };
 }
 
+/** A device as one says which: in the language of specifications, or as an object. */
+export type EmbeddedDevice = string | DeviceSpec | EmbeddedBlkSpec;
+
 /** How an embedded machine is made. */
 export interface EmbeddedOptions {
   /** Default: one of each kind. */
-  readonly devices?: readonly (string | DeviceSpec | EmbeddedBlkSpec)[];
+  readonly devices?: readonly EmbeddedDevice[];
   /** The guest's CPUs; default 8. */
   readonly cpus?: number;
   /** Bytes of memory; default 128 MiB. */
@@ -49,6 +55,10 @@ export interface EmbeddedOptions {
   readonly open?: (spec: BlkSpec) => Promise<BlockBackend>;
   /** Virtual time and a drawn, replayable order of work; for tests. */
   readonly seed?: number;
+  /** Functions have MSI too: `vectors=0` leaves it as their only kind of message. Default false, as QEMU's virtio functions have none. */
+  readonly msi?: boolean;
+  /** Functions that are not laid out as usual; for tests. */
+  readonly distort?: Distortion;
   /** What drivers do is checked against it. */
   readonly rules?: RuleBook;
   /** Lines for the log. Default: nowhere. */
@@ -60,8 +70,6 @@ const MEMORY_BASE = 0x10_0000;
 const DEFAULT_MEMORY = 128 << 20;
 const DEFAULT_CPUS = 8;
 const DEFAULT_QUEUE_SIZE = 256;
-/** Configuration changes, and each request queue. */
-const DEFAULT_VECTORS = 2;
 
 /**
  * Makes a machine.
@@ -76,9 +84,7 @@ export async function embedded(options: EmbeddedOptions = {}): Promise<EmbeddedM
     rules = null,
     log = () => {},
   } = options;
-  const specs = devices.map((device) =>
-    typeof device === "string" ? parseDeviceSpec(device) : device,
-  );
+  const specs = devices.map(specOf);
   for (const spec of specs) refuseWhatIsNotThere(spec);
 
   const scheduler = new Scheduler(options.seed === undefined ? {} : { seed: options.seed });
@@ -88,38 +94,55 @@ export async function embedded(options: EmbeddedOptions = {}): Promise<EmbeddedM
   const guest = new GuestRegions([{ address: MEMORY_BASE, length, bytes: new Uint8Array(buffer) }]);
   const root = new PciRoot({ memory, tasks, poll: () => scheduler.step(tasks), log });
 
-  const functions: VirtioFunction[] = [];
-  const powerOff = async (): Promise<void> => {
-    root.close(new VirtioFault("CLOSED", "the machine is closed"));
-    await Promise.all(functions.map((fn) => fn.close()));
-    scheduler.close();
-  };
-  try {
-    for (const [i, spec] of specs.entries()) {
-      const model = await makeModel(spec, `${spec.kind}${i}`, options);
-      const fn = new VirtioFunction({
+  let made = 0;
+  const make = async (spec: DeviceSpec | EmbeddedBlkSpec): Promise<VirtioFunction> => {
+    const name = `${spec.kind}${made++}`;
+    const model = await makeModel(spec, name, options);
+    try {
+      return new VirtioFunction({
         model,
+        kind: kinds[spec.legacy ?? "off"],
         root,
         memory: guest,
         tasks: scheduler.lane(),
         outside: (work) => scheduler.outside(work),
         queueSize: spec.queueSize ?? DEFAULT_QUEUE_SIZE,
-        vectors: spec.vectors ?? DEFAULT_VECTORS,
+        // One for configuration changes, and one for each queue.
+        vectors: spec.vectors ?? 1 + model.queues,
+        msi: options.msi ?? false,
         reservedFeatures: reservedFeatures(spec),
+        distort: options.distort ?? {},
         rules,
       });
-      functions.push(fn);
+    } catch (error) {
+      await model.close();
+      throw error;
     }
+  };
+  const functions = new Set<VirtioFunction>();
+  const powerOff = (): void => scheduler.close();
+  const machine = new EmbeddedMachine({ cpus, memory, tasks, root, functions, make, powerOff });
+  try {
+    for (const spec of specs) functions.add(await make(spec));
   } catch (error) {
-    await powerOff();
+    await machine.close();
     throw error;
   }
+  return machine;
+}
 
-  let closing: Promise<void> | null = null;
-  return new EmbeddedMachine(cpus, memory, tasks, root, () => {
-    closing ??= powerOff();
-    return closing;
-  });
+/** What a machine is made of. */
+interface EmbeddedParts {
+  readonly cpus: number;
+  readonly memory: DmaWindow;
+  readonly tasks: TaskQueue;
+  readonly root: PciRoot;
+  /** Those on the root. */
+  readonly functions: Set<VirtioFunction>;
+  /** Makes a device, on the root. */
+  readonly make: (spec: DeviceSpec | EmbeddedBlkSpec) => Promise<VirtioFunction>;
+  /** Ends what the machine started, when its devices are closed. */
+  readonly powerOff: () => void;
 }
 
 /** A machine whose devices live in this thread. Made by {@link embedded}. */
@@ -130,21 +153,69 @@ export class EmbeddedMachine implements Machine {
   readonly tasks: TaskQueue;
   readonly buses: readonly [{ readonly kind: "pci"; readonly bus: PciBus }];
   readonly #root: PciRoot;
-  readonly #close: () => Promise<void>;
+  readonly #make: EmbeddedParts["make"];
+  readonly #powerOff: () => void;
+  readonly #functions: Set<VirtioFunction>;
+  #closing: Promise<void> | null = null;
 
-  constructor(
-    cpus: number,
-    memory: DmaWindow,
-    tasks: TaskQueue,
-    root: PciRoot,
-    close: () => Promise<void>,
-  ) {
+  /** @internal */
+  constructor({ cpus, memory, tasks, root, functions, make, powerOff }: EmbeddedParts) {
     this.cpus = cpus;
     this.memory = memory;
     this.tasks = tasks;
     this.buses = [{ kind: "pci", bus: root }];
     this.#root = root;
-    this.#close = close;
+    this.#functions = functions;
+    this.#make = make;
+    this.#powerOff = powerOff;
+  }
+
+  /**
+   * Puts a device into the first free slot while the machine runs. `PciBus.onChange` says "added" as a task of the machine.
+   * @returns its address
+   * @throws VirtioFault INVALID, UNSUPPORTED for a specification the machine cannot honour; NO_SPACE without a free slot; CLOSED;
+   * what `open` throws
+   */
+  async plug(device: EmbeddedDevice): Promise<PciAddress> {
+    const spec = specOf(device);
+    refuseWhatIsNotThere(spec);
+    const closed = (): VirtioFault => new VirtioFault("CLOSED", "the machine is closed");
+    if (this.#closing !== null) throw closed();
+    const fn = await this.#make(spec);
+    // The machine may have been closed while its file was opened.
+    if (this.#closing !== null) {
+      await fn.close();
+      throw closed();
+    }
+    this.#functions.add(fn);
+    this.#changed(fn.address, "added");
+    return fn.address;
+  }
+
+  /**
+   * Takes a device out while the machine runs, whatever its driver is doing. From this call on its configuration space and BARs read
+   * all ones, writes to them vanish, it sends no interrupt, `functions()` does not list it, and its `gone` resolves with CLOSED.
+   * `PciBus.onChange` says "removed" as a task of the machine. The slot is free for another device. A request that a backend is
+   * still working on ends, unseen, in the memory the driver gave it: a driver reuses that only after a reset that reads back
+   * complete, which here none does.
+   * @returns when the device has nothing more to do and its backend is closed
+   * @throws VirtioFault NOT_FOUND when no device is there
+   */
+  async unplug(address: PciAddress): Promise<void> {
+    const { domain, bus, device: slot, function: index } = address;
+    const at = (fn: VirtioFunction): boolean =>
+      domain === 0 && bus === 0 && index === 0 && fn.address.device === slot;
+    const fn = [...this.#functions].find(at);
+    const name = `pci${domain}:${bus}:${slot}:${index}`;
+    if (fn === undefined) throw new VirtioFault("NOT_FOUND", `no device at ${name}`);
+    this.#functions.delete(fn);
+    const closed = fn.remove(new VirtioFault("CLOSED", `the device at ${name} was taken out`));
+    this.#changed(fn.address, "removed");
+    await closed;
+  }
+
+  #changed(address: PciAddress, what: "added" | "removed"): void {
+    this.tasks.enqueue(() => this.#root.onChange?.(address, what));
   }
 
   interrupts(): readonly InterruptCounter[] {
@@ -152,41 +223,77 @@ export class EmbeddedMachine implements Machine {
   }
 
   close(): Promise<void> {
-    return this.#close();
+    this.#closing ??= this.#end();
+    return this.#closing;
+  }
+
+  async #end(): Promise<void> {
+    this.#root.close(new VirtioFault("CLOSED", "the machine is closed"));
+    await Promise.all([...this.#functions].map((fn) => fn.close()));
+    this.#powerOff();
   }
 }
+
+const specOf = (device: EmbeddedDevice): DeviceSpec | EmbeddedBlkSpec =>
+  typeof device === "string" ? parseDeviceSpec(device) : device;
+
+/** Interfaces of a function by the key `legacy`. */
+const kinds: Readonly<Record<NonNullable<DeviceSpec["legacy"]>, InterfaceKind>> = {
+  off: "modern",
+  on: "legacy",
+  transitional: "transitional",
+};
 
 /** A key that is not honoured is an error, never ignored. */
 function refuseWhatIsNotThere(spec: DeviceSpec): void {
   const refuse = (what: string): never => {
     throw new VirtioFault("UNSUPPORTED", `device ${spec.kind}: the embedded machine ${what}`);
   };
-  if (spec.legacy !== undefined && spec.legacy !== "off")
-    refuse(`has modern devices only: legacy=${spec.legacy} needs --machine qemu`);
-  if (spec.queues !== undefined && spec.queues > 1) refuse("has one request queue: queues=1");
+  const legacy = spec.legacy ?? "off";
   const size = spec.queueSize ?? DEFAULT_QUEUE_SIZE;
-  if (spec.packed !== true && (size & (size - 1)) !== 0)
+  if ((spec.packed !== true || legacy !== "off") && (size & (size - 1)) !== 0)
     refuse(`has split rings: queue-size=${size} is not a power of two (packed=on takes any size)`);
+  if (legacy === "on" && spec.packed === true)
+    refuse(
+      "has no packed rings on the legacy interface: packed=on needs legacy=off or transitional",
+    );
   for (const [name, on] of Object.entries(spec.features ?? {})) {
-    if (queueFeatures.includes(ReservedFeature[name as keyof typeof ReservedFeature])) continue;
+    const reserved = ReservedFeature[name as keyof typeof ReservedFeature];
+    if (legacyFeatures.includes(reserved) && (legacy !== "off" || !on)) continue;
+    if (queueFeatures.includes(reserved) && (legacy !== "on" || !on)) continue;
     const bit = BlockFeature[name as keyof typeof BlockFeature];
     if (!blockModelFeatures.includes(bit))
       refuse(`cannot ${on ? "offer" : "hold back"} feature ${name.toLowerCase()}`);
   }
 }
 
-/** Queue features that a specification names: RING_RESET is offered unless it says no, the others when it says yes. */
+/** Queue features of the modern interface that a specification names. */
 const queueFeatures: readonly ReservedFeature[] = [
   ReservedFeature.ACCESS_PLATFORM,
   ReservedFeature.IN_ORDER,
   ReservedFeature.NOTIFICATION_DATA,
+  ReservedFeature.NOTIF_CONFIG_DATA,
   ReservedFeature.ORDER_PLATFORM,
   ReservedFeature.RING_RESET,
+  ReservedFeature.SUSPEND,
+];
+
+/** The same of the legacy interface. */
+const legacyFeatures: readonly ReservedFeature[] = [
+  ReservedFeature.NOTIFY_ON_EMPTY,
+  ReservedFeature.ANY_LAYOUT,
+];
+
+/** Offered unless a specification holds them back; the others are offered when it names them. */
+const offeredByDefault: readonly ReservedFeature[] = [
+  ReservedFeature.RING_RESET,
+  ReservedFeature.SUSPEND,
+  ...legacyFeatures,
 ];
 
 function reservedFeatures({ features = {}, ...spec }: DeviceSpec): ReservedFeature[] {
-  const offered = queueFeatures.filter(
-    (bit) => features[ReservedFeature[bit]] ?? bit === ReservedFeature.RING_RESET,
+  const offered = [...queueFeatures, ...legacyFeatures].filter(
+    (bit) => features[ReservedFeature[bit]] ?? offeredByDefault.includes(bit),
   );
   if (spec.indirect !== false) offered.push(ReservedFeature.INDIRECT_DESC);
   if (spec.eventIdx !== false) offered.push(ReservedFeature.EVENT_IDX);
@@ -207,6 +314,7 @@ async function makeModel(
     serial: spec.serial ?? "",
     // Header and status take two descriptors of the ring.
     segMax: Math.max(1, queueSize - 2),
+    queues: spec.queues ?? 1,
     without,
   });
 }

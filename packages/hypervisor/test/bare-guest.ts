@@ -4,7 +4,6 @@ import {
   DeviceStatus,
   type DmaRegion,
   type IoRegion,
-  type Machine,
   type PciFunction,
 } from "@virtio/core";
 import {
@@ -14,22 +13,44 @@ import {
   PciRegister,
   VirtioCapability,
 } from "@virtio/core/pci";
-import { blk, embedded, MemoryBackend, RuleBook } from "../src/index.js";
+import {
+  type BlockBackend,
+  blk,
+  type EmbeddedMachine,
+  type EmbeddedOptions,
+  embedded,
+  MemoryBackend,
+  RuleBook,
+} from "../src/index.js";
 
+const LEGACY_BAR = 0;
 const STRUCTURES_BAR = 4;
 const MSIX_BAR = 1;
+
+/** The device of a guest, and what its machine has. */
+export interface GuestOptions extends Partial<DeviceSpec> {
+  readonly readOnly?: boolean;
+  readonly backend?: BlockBackend;
+  readonly msi?: boolean;
+  readonly distort?: EmbeddedOptions["distort"];
+  /** Whether the guest looks for capabilities. Default true. */
+  readonly walk?: boolean;
+}
 
 /** A whole life of one block device, by hand. */
 export class BareGuest {
   readonly rules = new RuleBook();
   readonly lines: string[] = [];
   readonly content = new Uint8Array(1 << 20);
-  machine!: Machine;
+  machine!: EmbeddedMachine;
   fn!: PciFunction;
+  /** BAR 0 of a device with a legacy interface. */
+  legacy!: IoRegion;
   #io!: IoRegion;
   #msix!: IoRegion;
   #regions = new Map<VirtioCapability, { at: number; offset: number; length: number }>();
   msixAt = 0;
+  msiAt = 0;
   ring!: DmaRegion;
   data!: DmaRegion;
   descriptors!: Uint32Array;
@@ -38,48 +59,68 @@ export class BareGuest {
   size = 8;
   #next = 0;
 
-  static async start(
-    options: Partial<DeviceSpec> & { readOnly?: boolean } = {},
-  ): Promise<BareGuest> {
+  static async start(options: GuestOptions = {}): Promise<BareGuest> {
     const guest = new BareGuest();
-    const { readOnly = false, ...spec } = options;
-    guest.content.forEach((_, i) => {
-      guest.content[i] = (i >>> 9) + i;
+    await guest.boot(options);
+    return guest;
+  }
+
+  /** Makes the machine, places the BARs and looks for capabilities. */
+  protected async boot(options: GuestOptions): Promise<void> {
+    const { readOnly = false, walk = true, msi = false, distort = {}, ...spec } = options;
+    this.content.forEach((_, i) => {
+      this.content[i] = (i >>> 9) + i;
     });
-    const backend = new MemoryBackend(guest.content, { readOnly });
-    guest.machine = await embedded({
-      devices: [blk({ serial: "BARE", ...spec, backend })],
-      rules: guest.rules,
+    this.machine = await embedded({
+      devices: [
+        blk({ serial: "BARE", backend: new MemoryBackend(this.content, { readOnly }), ...spec }),
+      ],
+      msi,
+      distort,
+      rules: this.rules,
       memory: 1 << 20,
-      log: (line) => guest.lines.push(line),
+      log: (line) => this.lines.push(line),
     });
-    const [bus] = guest.machine.buses;
-    if (bus?.kind !== "pci") throw new Error("no PCI bus");
-    const [fn] = await bus.bus.functions();
+    const [fn] = await this.machine.buses[0].bus.functions();
     if (fn === undefined) throw new Error("no function");
-    guest.fn = fn;
-    await fn.write(PciRegister.BAR0 + STRUCTURES_BAR * 4, 4, 0xe000_0000);
-    await fn.write(PciRegister.BAR0 + MSIX_BAR * 4, 4, 0xe010_0000);
-    await fn.write(PciRegister.COMMAND, 2, PciCommand.MEMORY | PciCommand.BUS_MASTER);
-    guest.#io = await fn.mapBar(STRUCTURES_BAR);
-    guest.#msix = await fn.mapBar(MSIX_BAR);
+    this.fn = fn;
+    const place = async (bar: number, address: number): Promise<IoRegion | null> => {
+      await fn.write(PciRegister.BAR0 + bar * 4, 4, address);
+      return (await fn.read(PciRegister.BAR0 + bar * 4, 4)) === 0 ? null : fn.mapBar(bar);
+    };
+    const legacy = await place(LEGACY_BAR, 0xc000);
+    const io = await place(STRUCTURES_BAR, distort.structures === "io" ? 0xd000 : 0xe000_0000);
+    const msix = await place(MSIX_BAR, 0xe010_0000);
+    if (legacy !== null) this.legacy = legacy;
+    if (io !== null) this.#io = io;
+    if (msix !== null) this.#msix = msix;
+    await fn.write(
+      PciRegister.COMMAND,
+      2,
+      PciCommand.IO | PciCommand.MEMORY | PciCommand.BUS_MASTER,
+    );
+    if (walk) await this.#walk();
+    this.ring = this.machine.memory.allocate(8192, 4096);
+    this.data = this.machine.memory.allocate(65536, 4096);
+  }
+
+  async #walk(): Promise<void> {
+    const { fn } = this;
     for (
       let at = await fn.read(PciRegister.CAPABILITIES, 1);
       at !== 0;
       at = await fn.read(at + 1, 1)
     ) {
       const id = await fn.read(at, 1);
-      if (id === PciCapability.MSIX) guest.msixAt = at;
+      if (id === PciCapability.MSIX) this.msixAt = at;
+      if (id === PciCapability.MSI) this.msiAt = at;
       if (id === PciCapability.VENDOR)
-        guest.#regions.set(await fn.read(at + 3, 1), {
+        this.#regions.set(await fn.read(at + 3, 1), {
           at,
           offset: await fn.read(at + 8, 4),
           length: await fn.read(at + 12, 4),
         });
     }
-    guest.ring = guest.machine.memory.allocate(8192, 4096);
-    guest.data = guest.machine.memory.allocate(65536, 4096);
-    return guest;
   }
 
   capability(type: VirtioCapability): { at: number; offset: number; length: number } {
@@ -121,6 +162,14 @@ export class BareGuest {
     await this.status(0);
     while ((await this.readStatus()) !== 0);
     this.#next = 0;
+  }
+
+  /** Lets the device run until its status is so. */
+  async untilStatus(value: number): Promise<void> {
+    for (let turn = 0; (await this.readStatus()) !== value; turn++) {
+      if (turn === 1000) throw new Error("it never came");
+      await this.settle();
+    }
   }
 
   /** Steps 1 to 3. */

@@ -40,7 +40,7 @@ describe("a modern virtio function", () => {
 
   it("shows feature words for any select, 0 beyond what it has", async () => {
     await guest.acknowledge();
-    expect((await guest.offered())[1]).toBe((1 | (1 << 8)) >>> 0);
+    expect((await guest.offered())[1]).toBe((1 | (1 << 8) | (1 << 11)) >>> 0);
     await guest.write(CommonConfig.DEVICE_FEATURE_SELECT, 4, 0xffff_ffff);
     expect(await guest.read(CommonConfig.DEVICE_FEATURE, 4)).toBe(0);
   });

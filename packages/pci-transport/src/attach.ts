@@ -8,13 +8,22 @@ import {
   VirtioFault,
   type VirtioNode,
 } from "@virtio/core";
-import { ModernDevice } from "./modern-device.js";
+import { PciDevice } from "./device.js";
 import { PciNode } from "./node.js";
 
-/** What virtio_pci is called, and its tunables: `hw.virtio.pci.disable_msix` (virtio(4)). */
+/** What virtio_pci is called, and its tunables: `hw.virtio.pci.transitional`, `hw.virtio.pci.disable_msix` (virtio(4)). */
 export const virtioPci: { readonly name: string; readonly tunables: readonly TunableSpec[] } = {
   name: "virtio_pci",
-  tunables: [{ name: "disable_msix", default: 0, min: 0, max: 1, description: "Never use MSI-X" }],
+  tunables: [
+    {
+      name: "transitional",
+      default: 1,
+      min: 0,
+      max: 1,
+      description: "Drive transitional devices by their modern interface",
+    },
+    { name: "disable_msix", default: 0, min: 0, max: 1, description: "Never use MSI-X" },
+  ],
 };
 
 /**
@@ -42,10 +51,10 @@ export async function attach<T extends Attached>(
   if (node.attached)
     throw new VirtioFault("BUSY", "the device has a driver", { device: node.location });
   node.attached = true;
-  let device: ModernDevice | null = null;
+  let device: PciDevice | null = null;
   let attached: T | null = null;
   try {
-    device = new ModernDevice(node, await node.open(), whole, driver.features);
+    device = new PciDevice(node, await node.open(whole.name), whole, driver.features);
     await device.begin();
     attached = await driver.attach(device, whole);
     await device.start();
@@ -59,6 +68,7 @@ export async function attach<T extends Attached>(
         whole.transport.log(`cannot give the device up: ${String(fault)}`);
       });
     node.attached = false;
-    throw error;
+    // A device that went away answers nonsense, and what a driver says of that is beside the point.
+    throw device?.gone ?? error;
   }
 }

@@ -1,8 +1,8 @@
-// How a modern function's events reach the driver: FreeBSD's order of attempts, among what the machine can deliver.
+// How a function's events reach the driver: FreeBSD's order of attempts, among what the machine can deliver.
 import { type InterruptKind, type PciFunction, VirtioFault } from "@virtio/core";
-import { CommonConfig, MSIX_ENTRY_SIZE, MsixControl, NO_VECTOR } from "@virtio/core/pci";
-import type { ModernRegisters } from "./node.js";
-import type { Access } from "./region.js";
+import { NO_VECTOR } from "@virtio/core/pci";
+import type { Msi, Msix } from "./messages.js";
+import type { VectorMap, VirtioRegisters } from "./registers.js";
 
 /** A queue as interrupts see it. */
 export interface InterruptQueue {
@@ -16,30 +16,37 @@ export interface InterruptQueue {
 export interface InterruptHandlers {
   /** Name of the transport node, for vmstat -i. */
   readonly name: string;
-  readonly configChanged: () => void;
+  readonly configChanged: () => Promise<void>;
   readonly queueUsed: (index: number) => void;
-  /** The shared line: reads the ISR and runs what it says. */
-  readonly lineService: () => Promise<boolean>;
+  /** One interrupt for everything: reads the ISR and runs what it says; whether it was this function's. */
+  readonly service: () => Promise<boolean>;
+  /** The function's registers could not be reached. */
+  readonly failed: (error: unknown) => void;
 }
 
 /** Vector of configuration changes; queues follow. */
 const CONFIG_VECTOR = 0;
 
-/** Sets up one function's interrupts, and programs vectors again after a reset. */
+/** Sets up one function's interrupts, and maps vectors again after a reset. */
 export class Interrupts {
-  kind: InterruptKind = "none";
   readonly #function: PciFunction;
-  readonly #registers: ModernRegisters;
-  /** Vector of each queue that wants one. */
-  #vectors: readonly { readonly index: number; readonly vector: number }[] = [];
+  readonly #registers: VirtioRegisters;
+  readonly #msix: Msix | null;
+  readonly #msi: Msi | null;
+  /** Which vectors are mapped, while MSI-X is used. */
+  #map: VectorMap | null = null;
+  #usesMsi = false;
 
-  constructor(fn: PciFunction, registers: ModernRegisters) {
+  constructor(fn: PciFunction, registers: VirtioRegisters, msix: Msix | null, msi: Msi | null) {
     this.#function = fn;
     this.#registers = registers;
+    this.#msix = msix;
+    this.#msi = msi;
   }
 
   /**
-   * MSI-X with a vector for each queue, else one for all queues, else the line.
+   * MSI-X with a vector for each queue, else one for all queues, else one message for everything, else the line. Each attempt is all
+   * or nothing, and undone before the next.
    * @throws VirtioFault NOT_FOUND when every attempt failed
    */
   async setup(
@@ -47,100 +54,95 @@ export class Interrupts {
     handlers: InterruptHandlers,
     disableMsix: boolean,
   ): Promise<InterruptKind> {
-    const { deliverable } = this.#function.interrupts;
+    const { interrupts } = this.#function;
     const wanted = queues.filter((queue) => queue.wanted);
-    for (const kind of ["msix", "msix-shared"] as const) {
-      if (disableMsix || !deliverable.includes(kind)) continue;
-      const shared = kind === "msix-shared";
-      const vectors = wanted.map(({ index }, i) => ({ index, vector: shared ? 1 : 1 + i }));
-      const groups = shared
-        ? [{ name: handlers.name, queues: wanted }]
-        : wanted.map((queue) => ({ name: queue.name, queues: [queue] }));
-      if (await this.#tryMsix(vectors, groups, handlers)) {
-        this.kind = kind;
-        return kind;
-      }
-    }
-    if (deliverable.includes("intx")) {
-      await this.#function.interrupts.line(handlers.name, handlers.lineService);
-      this.kind = "intx";
-      return "intx";
+    const attempts: Record<Exclude<InterruptKind, "none">, () => Promise<boolean>> = {
+      msix: () => this.#useMsix(wanted, handlers, false),
+      "msix-shared": () => this.#useMsix(wanted, handlers, true),
+      msi: () => this.#useMsi(handlers),
+      intx: async () => {
+        await interrupts.line(handlers.name, handlers.service);
+        return true;
+      },
+    };
+    for (const kind of ["msix", "msix-shared", "msi", "intx"] as const) {
+      if (disableMsix && kind.startsWith("msix")) continue;
+      if (interrupts.deliverable.includes(kind) && (await attempts[kind]())) return kind;
     }
     throw new VirtioFault("NOT_FOUND", "exhausted all interrupt allocation attempts", {
       device: handlers.name,
     });
   }
 
-  async #tryMsix(
-    vectors: readonly { readonly index: number; readonly vector: number }[],
-    groups: readonly { readonly name: string; readonly queues: readonly InterruptQueue[] }[],
+  async #useMsix(
+    wanted: readonly InterruptQueue[],
     handlers: InterruptHandlers,
+    shared: boolean,
   ): Promise<boolean> {
-    const { msix } = this.#registers;
-    // All or nothing: fewer vectors than needed is a failure.
-    if (msix === null || msix.capability.vectors < 1 + groups.length) return false;
+    const msix = this.#msix;
+    const groups = shared
+      ? [{ name: handlers.name, queues: wanted }]
+      : wanted.map((queue) => ({ name: queue.name, queues: [queue] }));
+    if (msix === null || msix.vectors < 1 + groups.length) return false;
     const { interrupts } = this.#function;
-    const messages = [
-      await interrupts.message(CONFIG_VECTOR, handlers.name, handlers.configChanged),
-    ];
-    for (const [i, { name, queues }] of groups.entries())
-      messages.push(
-        await interrupts.message(1 + i, name, () => {
-          for (const queue of queues) handlers.queueUsed(queue.index);
+    const messages = await Promise.all([
+      interrupts.message(CONFIG_VECTOR, handlers.name, () => {
+        handlers.configChanged().catch(handlers.failed);
+      }),
+      ...groups.map(({ name, queues }, i) =>
+        interrupts.message(1 + i, name, () => {
+          for (const { index } of queues) handlers.queueUsed(index);
         }),
-      );
-    await msix.table.exchange(
-      messages.flatMap(({ address, data }, i): Access[] => [
-        [i * MSIX_ENTRY_SIZE, 4, address],
-        [i * MSIX_ENTRY_SIZE + 4, 4, 0],
-        [i * MSIX_ENTRY_SIZE + 8, 4, data],
-        [i * MSIX_ENTRY_SIZE + 12, 4, 0],
-      ]),
-    );
-    await this.#enableMsix(msix.capability.at, true);
-    this.#vectors = vectors;
-    if (await this.program()) return true;
+      ),
+    ]);
+    const map: VectorMap = {
+      config: CONFIG_VECTOR,
+      queues: groups.flatMap(({ queues }, i) =>
+        queues.map(({ index }) => ({ index, vector: 1 + i })),
+      ),
+    };
+    await msix.program(messages);
+    this.#map = map;
+    // The device has vectors to map once it is on.
+    const enabled = msix.enable();
+    const [taken] = await Promise.all([this.#registers.mapVectors(map), enabled]);
+    if (taken) return true;
     await this.release();
     return false;
   }
 
-  async #enableMsix(at: number, on: boolean): Promise<void> {
-    const control = await this.#function.read(at + 2, 2);
-    const mask = MsixControl.ENABLE | MsixControl.FUNCTION_MASK;
-    await this.#function.write(at + 2, 2, (control & ~mask) | (on ? MsixControl.ENABLE : 0));
+  async #useMsi(handlers: InterruptHandlers): Promise<boolean> {
+    if (this.#msi === null) return false;
+    const message = await this.#function.interrupts.message(0, handlers.name, () => {
+      handlers.service().catch(handlers.failed);
+    });
+    await this.#msi.enable(message);
+    this.#usesMsi = true;
+    return true;
   }
 
-  /** Maps events to vectors, and reads each back (virtio 1.4 §4.1.5.1.2.2); a reset unmaps them. True when all were taken. */
-  async program(): Promise<boolean> {
-    if (this.#vectors.length === 0) return true;
-    const read = await this.#registers.common.exchange([
-      [CommonConfig.CONFIG_MSIX_VECTOR, 2, CONFIG_VECTOR],
-      [CommonConfig.CONFIG_MSIX_VECTOR, 2],
-      ...this.#vectors.flatMap(({ index, vector }): Access[] => [
-        [CommonConfig.QUEUE_SELECT, 2, index],
-        [CommonConfig.QUEUE_MSIX_VECTOR, 2, vector],
-        [CommonConfig.QUEUE_MSIX_VECTOR, 2],
-      ]),
-    ]);
-    const expected = [CONFIG_VECTOR, ...this.#vectors.map(({ vector }) => vector)];
-    return expected.every((vector, i) => read[i] === vector);
+  /** Maps vectors that a reset unmapped. True when all were taken. */
+  async remap(): Promise<boolean> {
+    return this.#map === null || this.#registers.mapVectors(this.#map);
   }
 
-  /** Unmaps everything and gives the handlers back. */
+  /** Unmaps everything, switches messages off and gives the handlers back. */
   async release(): Promise<void> {
-    const { common, msix } = this.#registers;
-    if (this.#vectors.length > 0 && msix !== null) {
-      await common.exchange([
-        [CommonConfig.CONFIG_MSIX_VECTOR, 2, NO_VECTOR],
-        ...this.#vectors.flatMap(({ index }): Access[] => [
-          [CommonConfig.QUEUE_SELECT, 2, index],
-          [CommonConfig.QUEUE_MSIX_VECTOR, 2, NO_VECTOR],
-        ]),
-      ]);
-      await this.#enableMsix(msix.capability.at, false);
-      this.#vectors = [];
+    if (this.#map !== null && this.#msix !== null) {
+      await this.#registers.mapVectors({
+        config: NO_VECTOR,
+        queues: this.#map.queues.map(({ index }) => ({ index, vector: NO_VECTOR })),
+      });
+      await this.#msix.disable();
     }
+    if (this.#usesMsi) await this.#msi?.disable();
+    this.forget();
+  }
+
+  /** Gives the handlers back and leaves the function alone: it is gone, or does not answer. */
+  forget(): void {
+    this.#map = null;
+    this.#usesMsi = false;
     this.#function.interrupts.release();
-    this.kind = "none";
   }
 }

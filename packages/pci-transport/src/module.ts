@@ -5,7 +5,10 @@ import { probe } from "./node.js";
 
 const busDriver: BusDriver = {
   ...virtioPci,
-  identify: async (bus) => (bus.kind === "pci" ? probe(bus.bus) : []),
+  identify: async (bus, tunables) =>
+    bus.kind === "pci"
+      ? probe(bus.bus, { transitional: tunables.number("transitional") !== 0 })
+      : [],
   attach,
 };
 

@@ -1,8 +1,16 @@
-// A virtio function that probe found, and the registers that attach drives it by.
-import { deviceTypeNames, type PciBus, VirtioFault, type VirtioNode } from "@virtio/core";
+// A virtio function that probe found, and how attach gets at its registers.
+import {
+  deviceTypeNames,
+  type IoRegion,
+  type PciBus,
+  type PciFunction,
+  VirtioFault,
+  type VirtioNode,
+} from "@virtio/core";
 import {
   COMMON_CONFIG_SIZE_MIN,
   DEVICE_ID_LAST,
+  LegacyDeviceConfig,
   MODERN_DEVICE_ID_BASE,
   MSIX_ENTRY_SIZE,
   PciRegister,
@@ -10,25 +18,24 @@ import {
   VIRTIO_VENDOR_ID,
   VirtioCapability,
 } from "@virtio/core/pci";
-import {
-  type Capabilities,
-  type MsixCapability,
-  readCapabilities,
-  type StructureCapability,
-} from "./capabilities.js";
+import { type Capabilities, readCapabilities, type StructureCapability } from "./capabilities.js";
+import { ConfigWindow } from "./config-window.js";
+import { LegacyRegisters } from "./legacy-registers.js";
+import { Msi, Msix } from "./messages.js";
+import { ModernRegisters } from "./modern-registers.js";
 import { field, type PciHeader, placeBars, readHeaders } from "./pci-bus.js";
 import { Region } from "./region.js";
+import type { VirtioRegisters } from "./registers.js";
 
-/** Mapped registers of a modern function. */
-export interface ModernRegisters {
-  readonly common: Region;
-  readonly notify: Region;
-  readonly notifyMultiplier: number;
-  readonly isr: Region;
-  /** Absent where the device type has no configuration. */
-  readonly device: Region | null;
-  readonly msix: { readonly capability: MsixCapability; readonly table: Region } | null;
+/** A function's registers and its message-signalled interrupts, mapped. */
+export interface Opened {
+  readonly registers: VirtioRegisters;
+  readonly msix: Msix | null;
+  readonly msi: Msi | null;
 }
+
+/** How a function is driven. */
+type Interface = "modern" | "legacy";
 
 /** A structure the transport cannot do without: shortest length, alignment of its offset (virtio 1.4 §4.1.4). */
 const needed = [
@@ -37,18 +44,25 @@ const needed = [
   { type: VirtioCapability.ISR, length: 1, align: 1 },
 ] as const;
 
-const usable = (cap: StructureCapability, header: PciHeader): boolean => {
-  const { length, align } = needed.find((n) => n.type === cap.type) ?? { length: 1, align: 4 };
-  const bar = header.bars.find((b) => b.index === cap.bar);
-  return (
-    bar !== undefined &&
-    cap.length >= length &&
-    cap.offset % align === 0 &&
-    cap.offset + length <= bar.length
-  );
-};
+const LEGACY_BAR = 0;
 
-/** A modern virtio function on a PCI bus, its BARs placed, waiting for a driver. Made by {@link probe}, used by {@link attach}. */
+/** Why a structure cannot be used, in FreeBSD's words; null when it can. */
+function defect(cap: StructureCapability, header: PciHeader): string | null {
+  const { length, align } = needed.find((n) => n.type === cap.type) ?? { length: 1, align: 4 };
+  const name = `cap ${VirtioCapability[cap.type]}_CFG`;
+  const bar = header.bars.find((b) => b.index === cap.bar);
+  if (cap.length < length) return `${name} struct length ${cap.length} less than min ${length}`;
+  if (cap.offset % align !== 0)
+    return `${name} struct offset ${cap.offset} not aligned to ${align}`;
+  if (bar === undefined) return `cannot find ${name} resource: there is no BAR ${cap.bar}`;
+  if (cap.offset + length > bar.length)
+    return `${name} struct of ${length} bytes at ${cap.offset} is not inside BAR ${cap.bar} of ${bar.length}`;
+  return null;
+}
+
+const hex = (value: number, digits = 1): string => value.toString(16).padStart(digits, "0");
+
+/** A virtio function on a PCI bus, its BARs placed, waiting for a driver. Made by {@link probe}, used by {@link attach}. */
 export class PciNode implements VirtioNode {
   readonly type: number;
   readonly location: string;
@@ -60,21 +74,28 @@ export class PciNode implements VirtioNode {
   attached = false;
   readonly #header: PciHeader;
   readonly #capabilities: Capabilities;
+  readonly #interface: Interface;
 
-  constructor(bus: PciBus, header: PciHeader, capabilities: Capabilities, type: number) {
+  constructor(
+    bus: PciBus,
+    header: PciHeader,
+    capabilities: Capabilities,
+    type: number,
+    by: Interface,
+  ) {
     const { function: fn, bytes, bars } = header;
     const { domain, bus: number, device, function: index } = fn.address;
-    const hex = (value: number, digits: number): string => value.toString(16).padStart(digits, "0");
     this.bus = bus;
     this.#header = header;
     this.#capabilities = capabilities;
+    this.#interface = by;
     this.type = type;
     this.location = `pci${domain}:${number}:${device}:${index}`;
-    this.description = `VirtIO PCI (modern) ${deviceTypeNames[type] ?? "Unknown"} adapter`;
+    this.description = `VirtIO PCI (${by}) ${deviceTypeNames[type] ?? "Unknown"} adapter`;
     const ranges = (kind: "io" | "memory", name: string): string[] => {
-      const list = bars.filter((bar) => bar.kind === kind && bar.length > 0);
+      const list = bars.filter((bar) => bar.kind === kind && bar.length > 0 && bar.address > 0);
       const text = list.map(
-        ({ address, length }) => `0x${hex(address, 1)}-0x${hex(address + length - 1, 1)}`,
+        ({ address, length }) => `0x${hex(address)}-0x${hex(address + length - 1)}`,
       );
       return text.length === 0 ? [] : [`${name} ${text.join(",")}`];
     };
@@ -92,79 +113,167 @@ export class PciNode implements VirtioNode {
     };
   }
 
-  get function(): PciHeader["function"] {
+  get function(): PciFunction {
     return this.#header.function;
   }
 
-  /** Maps what a driver of this function needs. @throws VirtioFault NOT_FOUND */
-  async open(): Promise<ModernRegisters> {
-    const map = async (cap: StructureCapability | undefined, name: string): Promise<Region> => {
-      if (cap === undefined)
-        throw new VirtioFault("NOT_FOUND", `cannot find ${name}_CFG capability`);
-      const io = await this.function.mapBar(cap.bar);
-      // A length beyond the BAR is the device's affair: what lies in the BAR is what there is (virtio 1.4 §4.1.4.1).
-      return new Region(io, cap.offset, Math.min(cap.length, io.length - cap.offset));
-    };
-    const first = (type: VirtioCapability): StructureCapability | undefined =>
-      this.#capabilities.structures.find((cap) => cap.type === type && usable(cap, this.#header));
-    const notify = first(VirtioCapability.NOTIFY);
-    const device = first(VirtioCapability.DEVICE);
+  /**
+   * Maps what a driver of this function needs, each BAR once.
+   * @param name - the device, for messages: `vtblk0`
+   * @throws VirtioFault NOT_FOUND (no register of a needed kind), NO_SPACE (a BAR has no place and there is no window to it), CLOSED
+   */
+  async open(name: string): Promise<Opened> {
+    const problem = this.#interface === "modern" ? this.#problem() : null;
+    if (problem !== null) throw new VirtioFault("NOT_FOUND", problem, { device: name });
+    const structures = this.#structures();
+    const bars = await this.#map(structures.map(({ bar }) => bar));
+    const { msix: capability, msi } = this.#capabilities;
+    const table = capability === null ? undefined : bars.get(capability.bar);
+    const tableLength = (capability?.vectors ?? 0) * MSIX_ENTRY_SIZE;
+    // A table outside its BAR counts as no MSI-X, as FreeBSD has it.
+    const msix =
+      capability === null || table === undefined || capability.offset + tableLength > table.length
+        ? null
+        : new Msix(this.function, capability, new Region(table, capability.offset, tableLength));
     return {
-      common: await map(first(VirtioCapability.COMMON), "COMMON"),
-      notify: await map(notify, "NOTIFY"),
-      notifyMultiplier: notify?.multiplier ?? 0,
-      isr: await map(first(VirtioCapability.ISR), "ISR"),
-      device: device === undefined ? null : await map(device, "DEVICE"),
-      msix: await this.#openMsix(),
+      registers: this.#registers(structures, bars, msix, name),
+      msix,
+      msi: msi === null ? null : new Msi(this.function, msi),
     };
   }
 
-  async #openMsix(): Promise<ModernRegisters["msix"]> {
-    const capability = this.#capabilities.msix;
-    if (capability === null) return null;
-    const bar = this.#header.bars.find((b) => b.index === capability.bar);
-    const length = capability.vectors * MSIX_ENTRY_SIZE;
-    // A table outside its BAR counts as no MSI-X, as FreeBSD has it.
-    if (bar === undefined || capability.offset + length > bar.length) return null;
-    return {
-      capability,
-      table: new Region(await this.function.mapBar(capability.bar), capability.offset, length),
+  /** What is wrong with the first needed structure that cannot be used, or null. */
+  #problem(): string | null {
+    for (const { type } of needed) {
+      const all = this.#capabilities.structures.filter((cap) => cap.type === type);
+      const [first] = all;
+      if (first === undefined) return `cannot find ${VirtioCapability[type]}_CFG capability`;
+      if (all.every((cap) => defect(cap, this.#header) !== null))
+        return defect(first, this.#header);
+    }
+    return null;
+  }
+
+  /** Of each type the first that is usable, which is the one the device likes best (§4.1.4.1). */
+  #structures(): readonly StructureCapability[] {
+    if (this.#interface === "legacy") return [];
+    const types = [...needed.map(({ type }) => type), VirtioCapability.DEVICE];
+    return types.flatMap(
+      (type) =>
+        this.#capabilities.structures.find(
+          (cap) => cap.type === type && defect(cap, this.#header) === null,
+        ) ?? [],
+    );
+  }
+
+  /** The BARs of these structures and of the MSI-X table, by number. */
+  async #map(wanted: readonly number[]): Promise<ReadonlyMap<number, IoRegion>> {
+    const { msix, structures } = this.#capabilities;
+    const window = structures.find((cap) => cap.type === VirtioCapability.PCI);
+    const must = new Set(this.#interface === "legacy" ? [LEGACY_BAR] : wanted);
+    const all = new Set([...must, ...(msix === null ? [] : [msix.bar])]);
+    const mapped = await Promise.all(
+      [...all].map(async (index): Promise<readonly [number, IoRegion] | null> => {
+        const bar = this.#header.bars.find((b) => b.index === index);
+        if (bar !== undefined && bar.address !== 0)
+          return [index, await this.function.mapBar(index)];
+        if (!must.has(index)) return null;
+        if (bar !== undefined && window !== undefined && this.#interface === "modern")
+          return [index, new ConfigWindow(this.function, window.at, index, bar.length)];
+        throw (
+          this.#header.unplaced ??
+          new VirtioFault("NOT_FOUND", `${this.location} has no BAR ${index}`)
+        );
+      }),
+    );
+    return new Map(mapped.filter((entry) => entry !== null));
+  }
+
+  #registers(
+    structures: readonly StructureCapability[],
+    bars: ReadonlyMap<number, IoRegion>,
+    msix: Msix | null,
+    name: string,
+  ): VirtioRegisters {
+    if (this.#interface === "legacy") {
+      const io = bars.get(LEGACY_BAR);
+      if (io === undefined || io.length < LegacyDeviceConfig.WITHOUT_MSIX)
+        throw new VirtioFault("NOT_FOUND", "cannot map I/O space", { device: name });
+      return new LegacyRegisters(new Region(io, 0, io.length), msix, name);
+    }
+    const region = (type: VirtioCapability): Region | null => {
+      const cap = structures.find((each) => each.type === type);
+      const io = cap === undefined ? undefined : bars.get(cap.bar);
+      if (cap === undefined || io === undefined) return null;
+      // A length beyond the BAR is the device's affair: what lies in the BAR is what there is (§4.1.4.1).
+      return new Region(io, cap.offset, Math.min(cap.length, io.length - cap.offset));
     };
+    const common = region(VirtioCapability.COMMON);
+    const notify = region(VirtioCapability.NOTIFY);
+    const isr = region(VirtioCapability.ISR);
+    if (common === null || notify === null || isr === null)
+      throw new VirtioFault("NOT_FOUND", "cannot map configs", { device: name });
+    return new ModernRegisters(
+      {
+        common,
+        notify,
+        notifyMultiplier:
+          structures.find(({ type }) => type === VirtioCapability.NOTIFY)?.multiplier ?? 0,
+        isr,
+        device: region(VirtioCapability.DEVICE),
+      },
+      name,
+    );
   }
 }
 
-/** The device type of a modern or transitional virtio function with the structures we need, or null (virtio 1.4 §4.1.2). */
-function modernType(header: PciHeader, capabilities: Capabilities): number | null {
+/**
+ * What a function is to virtio, or null when it is nothing (virtio 1.4 §4.1.2; FreeBSD's two probe routines). A modern function that
+ * lacks what it needs is one all the same: whoever opens it is told what.
+ */
+function identify(
+  header: PciHeader,
+  capabilities: Capabilities,
+  transitional: boolean,
+): { readonly type: number; readonly by: Interface } | null {
   const { bytes } = header;
   const id = field(bytes, PciRegister.DEVICE_ID, 2);
   if (field(bytes, PciRegister.VENDOR_ID, 2) !== VIRTIO_VENDOR_ID) return null;
   if (id < TRANSITIONAL_DEVICE_ID_BASE || id > DEVICE_ID_LAST) return null;
-  if (
-    !needed.every(({ type }) =>
-      capabilities.structures.some((cap) => cap.type === type && usable(cap, header)),
-    )
-  )
-    return null;
-  return id >= MODERN_DEVICE_ID_BASE
-    ? id - MODERN_DEVICE_ID_BASE
-    : field(bytes, PciRegister.SUBSYSTEM_ID, 2);
+  if (id >= MODERN_DEVICE_ID_BASE) return { type: id - MODERN_DEVICE_ID_BASE, by: "modern" };
+  const type = field(bytes, PciRegister.SUBSYSTEM_ID, 2);
+  const isModern = needed.every((need) =>
+    capabilities.structures.some((cap) => cap.type === need.type && defect(cap, header) === null),
+  );
+  // Devices with a legacy interface have revision 0 (§4.1.2.3).
+  const isLegacy = field(bytes, PciRegister.REVISION_ID, 1) === 0;
+  return { type, by: isLegacy && !(transitional && isModern) ? "legacy" : "modern" };
+}
+
+/** Options of {@link probe}. */
+export interface ProbeOptions {
+  /** Drive a transitional device by its modern interface: `hw.virtio.pci.transitional`. Default true. */
+  readonly transitional?: boolean;
 }
 
 /**
  * The virtio devices on a PCI bus, in bus, device, function order; their BARs are placed where no firmware placed them, and their
  * registers are not touched.
- * @throws VirtioFault NO_SPACE, CLOSED
+ * @throws VirtioFault CLOSED
  */
-export async function probe(bus: PciBus): Promise<readonly PciNode[]> {
+export async function probe(
+  bus: PciBus,
+  { transitional = true }: ProbeOptions = {},
+): Promise<readonly PciNode[]> {
   const headers = [...(await readHeaders(bus))];
   const nodes: PciNode[] = [];
   for (const [i, header] of headers.entries()) {
     const capabilities = readCapabilities(header.bytes);
-    const type = modernType(header, capabilities);
-    if (type === null) continue;
+    const found = identify(header, capabilities, transitional);
+    if (found === null) continue;
     const placed = await placeBars(bus, headers, header);
     headers[i] = placed;
-    nodes.push(new PciNode(bus, placed, capabilities, type));
+    nodes.push(new PciNode(bus, placed, capabilities, found.type, found.by));
   }
   return nodes;
 }

@@ -1,144 +1,189 @@
 // What a PCI bus driver does before any device driver: read configuration headers, size BARs, place those that no firmware placed.
-import { type AddressRange, type PciBus, type PciFunction, VirtioFault } from "@virtio/core";
-import { PciCommand, PciRegister } from "@virtio/core/pci";
+import { type PciBus, type PciFunction, VirtioFault } from "@virtio/core";
+import { PciBridgeRegister, PciCommand, PciRegister, VIRTIO_VENDOR_ID } from "@virtio/core/pci";
+import { BarPlacement } from "./bar-placement.js";
+import { sizeFunction } from "./bar-sizing.js";
+import { type ConfigWrite, isShut, windowOf, windowWrites } from "./bridge-windows.js";
+import { fetchCapabilities } from "./capabilities.js";
+import { type Bar, field, type PciHeader, put } from "./pci-header.js";
 
-/** A base address register of one function. */
-interface Bar {
-  readonly index: number;
-  readonly kind: "memory" | "io";
-  readonly wide: boolean;
-  /** Bytes; 0: not implemented. */
-  readonly length: number;
-  /** 0: not placed. */
-  readonly address: number;
-}
-
-/** A function, its first 256 bytes of configuration space as they were read, and its BARs. */
-export interface PciHeader {
-  readonly function: PciFunction;
-  readonly bytes: Uint8Array;
-  readonly bars: readonly Bar[];
-}
+export { field, type PciHeader } from "./pci-header.js";
 
 const CONFIG_SPACE_SIZE = 256;
-const BARS = 6;
-
-/** A little-endian field of the header. */
-export function field(bytes: Uint8Array, offset: number, width: 1 | 2 | 4): number {
-  let value = 0;
-  for (let i = width - 1; i >= 0; i--) value = value * 256 + (bytes[offset + i] ?? 0);
-  return value;
-}
-
-/** Every function on the bus, in bus order, BARs sized and as they are placed. Two round trips for all of them. */
-export async function readHeaders(bus: PciBus): Promise<readonly PciHeader[]> {
-  return Promise.all((await bus.functions()).map(readHeader));
-}
-
-async function readHeader(fn: PciFunction): Promise<PciHeader> {
-  const words = await Promise.all(
-    Array.from({ length: CONFIG_SPACE_SIZE / 4 }, (_, i) => fn.read(i * 4, 4)),
-  );
-  const bytes = new Uint8Array(new Uint32Array(words).buffer);
-  const bridge = (field(bytes, PciRegister.HEADER_TYPE, 1) & 0x7f) !== 0;
-  return { function: fn, bytes, bars: bridge ? [] : await sizeBars(fn, bytes) };
-}
-
-/** Writes ones and reads back what stuck, while the function decodes nothing (PCI 3.0 §6.2.5.1). */
-async function sizeBars(fn: PciFunction, bytes: Uint8Array): Promise<Bar[]> {
-  const command = field(bytes, PciRegister.COMMAND, 2);
-  const offset = (index: number): number => PciRegister.BAR0 + index * 4;
-  const decoding = PciCommand.IO | PciCommand.MEMORY;
-  const accesses: Promise<unknown>[] = [fn.write(PciRegister.COMMAND, 2, command & ~decoding)];
-  const masks = Array.from({ length: BARS }, (_, index) => {
-    accesses.push(fn.write(offset(index), 4, 0xffff_ffff));
-    const mask = fn.read(offset(index), 4);
-    accesses.push(mask, fn.write(offset(index), 4, field(bytes, offset(index), 4)));
-    return mask;
-  });
-  accesses.push(fn.write(PciRegister.COMMAND, 2, command));
-  await Promise.all(accesses);
-
-  const bars: Bar[] = [];
-  for (let index = 0; index < BARS; index++) {
-    const mask = (await masks[index]) ?? 0;
-    const low = field(bytes, offset(index), 4);
-    if ((mask & 1) !== 0) {
-      const bits = mask & 0xfffc;
-      bars.push({
-        index,
-        kind: "io",
-        wide: false,
-        length: bits === 0 ? 0 : (~bits & 0xffff) + 1,
-        address: (low & ~3) >>> 0,
-      });
-      continue;
-    }
-    const wide = (mask & 6) === 4 && index + 1 < BARS;
-    const sizeMask = (mask & ~15) >>> 0;
-    // A wide BAR of 4 GiB or more has no low bits: it counts as not implemented, and so does not fit our windows.
-    const length = sizeMask === 0 ? 0 : (~sizeMask >>> 0) + 1;
-    const high = wide ? field(bytes, offset(index + 1), 4) : 0;
-    bars.push({
-      index,
-      kind: "memory",
-      wide,
-      length,
-      address: high * 0x1_0000_0000 + ((low & ~15) >>> 0),
-    });
-    if (wide) index += 1;
-  }
-  return bars;
-}
+const HEADER_SIZE = 64;
+/** Vendor id where there is no function (PCI 3.0 §6.1). */
+const ABSENT = 0xffff;
 
 /**
- * Places the BARs of one function that are not placed, clear of every BAR on the bus, and lets the function decode them and
- * master the bus.
- * @throws VirtioFault NO_SPACE when a window is full
+ * Functions that were sized, as they are now. A machine gives the same object for a function as long as it stays, so one at work is
+ * never sized again.
+ */
+const known = new WeakMap<PciFunction, PciHeader>();
+
+/**
+ * Every function on the bus, in bus order, BARs sized and as they are placed. Three round trips for all that are new, where they are
+ * virtio's two more than there are capabilities, and one for the bus numbers of bridges that are known; others that are known are not
+ * touched.
+ * @throws VirtioFault CLOSED
+ */
+export async function readHeaders(bus: PciBus): Promise<readonly PciHeader[]> {
+  const functions = await bus.functions();
+  const headers = await Promise.allSettled(functions.map(readHeader));
+  const failed = headers.find((header) => header.status === "rejected");
+  if (failed !== undefined) {
+    // Taken out meanwhile: it is no longer there. Else it is a fault of the machine's.
+    const still = new Set(await bus.functions());
+    if (functions.some((fn, i) => headers[i]?.status === "rejected" && still.has(fn)))
+      throw failed.reason;
+  }
+  return headers.flatMap((header) =>
+    header.status === "fulfilled" && header.value !== null ? [header.value] : [],
+  );
+}
+
+/** Null: there is none. */
+async function readHeader(fn: PciFunction): Promise<PciHeader | null> {
+  const before = known.get(fn);
+  if (before !== undefined) return before.windows.length === 0 ? before : renumber(fn, before);
+  const bytes = new Uint8Array(CONFIG_SPACE_SIZE);
+  await Promise.all(
+    Array.from({ length: HEADER_SIZE / 4 }, async (_, i) =>
+      put(bytes, i * 4, 4, await fn.read(i * 4, 4)),
+    ),
+  );
+  const vendor = field(bytes, PciRegister.VENDOR_ID, 2);
+  if (vendor === ABSENT) return null;
+  // Two probes at once: the second must not size what the first is about to place.
+  const meanwhile = known.get(fn);
+  if (meanwhile !== undefined) return meanwhile;
+  const [sized] = await Promise.all([
+    sizeFunction(fn, bytes),
+    vendor === VIRTIO_VENDOR_ID ? fetchCapabilities(fn, bytes) : null,
+  ]);
+  // One that left meanwhile read as ones from some point on.
+  if ((await fn.read(PciRegister.VENDOR_ID, 2)) !== vendor) return null;
+  return known.get(fn) ?? remember(sized);
+}
+
+/** Bus numbers are the machine's to give, and it may give them late. */
+async function renumber(fn: PciFunction, before: PciHeader): Promise<PciHeader> {
+  const numbers = await fn.read(PciBridgeRegister.PRIMARY_BUS, 4);
+  const header = known.get(fn) ?? before;
+  return remember(written(header, [[PciBridgeRegister.PRIMARY_BUS, 4, numbers]]));
+}
+
+function remember(header: PciHeader): PciHeader {
+  known.set(header.function, header);
+  return header;
+}
+
+/** The header after writes to it. */
+function written(header: PciHeader, writes: readonly ConfigWrite[]): PciHeader {
+  const bytes = header.bytes.slice();
+  for (const [offset, width, value] of writes) put(bytes, offset, width, value);
+  return { ...header, bytes };
+}
+
+const decodeBit = { io: PciCommand.IO, memory: PciCommand.MEMORY } as const;
+const SPACES = ["io", "memory"] as const;
+
+/**
+ * Places the BARs of one function that are not placed, clear of every BAR and window on the bus, in windows of the bridges that lead
+ * to it; then lets the bridges and the function decode, and master the bus. When the BARs of one space, ports or memory, do not all
+ * find a place, none of them gets one and that space is not decoded: its BARs have the address 0, and `unplaced` says why.
+ *
+ * One round trip, and none when there is nothing to do. What it takes is taken when it returns its promise, so it may be called for
+ * many functions in one turn; of `headers` only which functions there are counts.
+ * @throws VirtioFault CLOSED
  */
 export async function placeBars(
   bus: PciBus,
   headers: readonly PciHeader[],
   header: PciHeader,
 ): Promise<PciHeader> {
-  const taken: AddressRange[] = [];
-  for (const { bars } of headers)
-    for (const { address, length } of bars)
-      if (address !== 0 && length !== 0) taken.push({ base: address, length });
-  const { function: fn, bytes } = header;
-  const accesses: Promise<void>[] = [];
-  const bars = header.bars.map((bar) => {
-    if (bar.length === 0 || bar.address !== 0) return bar;
-    const address = place(bus.windows[bar.kind], bar.length, taken);
-    taken.push({ base: address, length: bar.length });
-    const register = PciRegister.BAR0 + bar.index * 4;
-    accesses.push(fn.write(register, 4, address));
-    if (bar.wide) accesses.push(fn.write(register + 4, 4, 0));
-    return { ...bar, address };
-  });
-  let command = field(bytes, PciRegister.COMMAND, 2) | PciCommand.BUS_MASTER;
-  if (bars.some((bar) => bar.kind === "memory" && bar.length > 0)) command |= PciCommand.MEMORY;
-  if (bars.some((bar) => bar.kind === "io" && bar.length > 0)) command |= PciCommand.IO;
-  accesses.push(fn.write(PciRegister.COMMAND, 2, command));
-  await Promise.all(accesses);
-  return { function: fn, bytes, bars };
+  const current = (each: PciHeader): PciHeader => known.get(each.function) ?? each;
+  const placement = new BarPlacement(bus.windows, headers.map(current));
+  const target = current(header);
+  const faults: VirtioFault[] = [];
+  const attempt = <T>(work: () => T): T | null => {
+    try {
+      return work();
+    } catch (fault) {
+      if (!(fault instanceof VirtioFault)) throw fault;
+      faults.push(fault);
+      return null;
+    }
+  };
+  const path = attempt(() => placement.pathTo(target));
+  // What cannot be reached is left alone.
+  if (path === null) return remember(settled(target, target.bars, [], faults));
+  for (const space of SPACES) attempt(() => placement.place(space, target, path));
+  const changes = [...path, target].map((each) => [each, writesFor(each, placement)] as const);
+  for (const [each, writes] of changes)
+    remember(settled(each, placement.barsOf(each), writes, each === target ? faults : []));
+  try {
+    await Promise.all(
+      changes.flatMap(([{ function: fn }, writes]) =>
+        writes.map(([offset, width, value]) => fn.write(offset, width, value)),
+      ),
+    );
+  } catch (fault) {
+    // Who knows what arrived: look again.
+    for (const [{ function: fn }] of changes) known.delete(fn);
+    throw fault;
+  }
+  return current(target);
 }
 
-/** The first naturally aligned place in the window that overlaps nothing. */
-function place(window: AddressRange, length: number, taken: readonly AddressRange[]): number {
-  const align = (address: number): number => Math.ceil(address / length) * length;
-  let address = align(window.base);
-  // Each round moves past one taken range: it ends.
-  for (;;) {
-    if (address + length > window.base + window.length)
-      throw new VirtioFault(
-        "NO_SPACE",
-        `no ${length} bytes of PCI address space left at 0x${window.base.toString(16)}`,
-      );
-    const clash = taken.find(
-      (range) => address < range.base + range.length && range.base < address + length,
-    );
-    if (clash === undefined) return address;
-    address = align(clash.base + clash.length);
+/** The header of a function once `writes` are done; what it does not decode is not placed. */
+function settled(
+  header: PciHeader,
+  bars: readonly Bar[],
+  writes: readonly ConfigWrite[],
+  faults: readonly VirtioFault[],
+): PciHeader {
+  const { bytes } = written(header, writes);
+  const command = field(bytes, PciRegister.COMMAND, 2);
+  const decoded = bars.map((bar) =>
+    (command & decodeBit[bar.kind]) === 0 ? { ...bar, address: 0 } : bar,
+  );
+  return { ...header, bytes, bars: decoded, unplaced: faults[0] ?? null };
+}
+
+/** What to write to a function, in order: its windows and BARs, then that it decodes them, and that it masters the bus last. */
+function writesFor(header: PciHeader, placement: BarPlacement): readonly ConfigWrite[] {
+  const { bytes, windows } = header;
+  const bars = placement.barsOf(header).filter(({ length }) => length > 0);
+  const moved = bars.filter((bar) => !header.bars.includes(bar));
+  const command = field(bytes, PciRegister.COMMAND, 2);
+  // What is decoded already must not be while it moves.
+  const quiet = moved.reduce((bits, { kind }) => bits & ~decodeBit[kind], command);
+  const writes: ConfigWrite[] = quiet === command ? [] : [[PciRegister.COMMAND, 2, quiet]];
+
+  const passed = new Set<Bar["kind"]>();
+  for (const kind of windows) {
+    const window = placement.windowOf(header, kind);
+    const before = windowOf(bytes, kind);
+    if (window !== null) passed.add(kind === "io" ? "io" : "memory");
+    const same = window?.base === before?.base && window?.length === before?.length;
+    // A bridge without firmware may show windows at 0: they are shut before it decodes.
+    if (!same || (window === null && !isShut(bytes, kind)))
+      writes.push(...windowWrites(bytes, kind, window));
   }
+  for (const { index, wide, address } of moved) {
+    const register = PciRegister.BAR0 + index * 4;
+    writes.push([register, 4, address]);
+    if (wide) writes.push([register + 4, 4, 0]);
+  }
+
+  let decoding = command;
+  for (const space of SPACES) {
+    const own = bars.filter(({ kind }) => kind === space);
+    if ((own.length > 0 || passed.has(space)) && own.every(({ address }) => address !== 0))
+      decoding |= decodeBit[space];
+  }
+  if (decoding !== quiet) writes.push([PciRegister.COMMAND, 2, decoding]);
+  const mastering = decoding | PciCommand.BUS_MASTER;
+  if (mastering !== decoding) writes.push([PciRegister.COMMAND, 2, mastering]);
+  return writes;
 }

@@ -1,5 +1,13 @@
-import { DeviceStatus, DeviceType, ReservedFeature, SysctlTree, VirtioFault } from "@virtio/core";
-import { CommonConfig } from "@virtio/core/pci";
+import {
+  DeviceStatus,
+  DeviceType,
+  type Machine,
+  type PciBus,
+  ReservedFeature,
+  SysctlTree,
+  VirtioFault,
+} from "@virtio/core";
+import { CommonConfig, PciCapability, PciRegister } from "@virtio/core/pci";
 import { embedded, RuleBook } from "@virtio/hypervisor";
 import { afterEach, describe, expect, it } from "vitest";
 import { attach, type PciNode, probe } from "../src/index.js";
@@ -27,6 +35,16 @@ async function attached(spec?: string): Promise<{ null0: NullDevice; close: () =
     null0: await attach(await only(probe(pciBus(machine))), nullDriver()),
     close: () => machine.close(),
   };
+}
+
+/** Where the capability of the device structure lies in the first function's configuration space. */
+async function deviceCapability(machine: Machine): Promise<number> {
+  const [fn] = await pciBus(machine).functions();
+  if (fn === undefined) throw new Error("no function");
+  let at = await fn.read(PciRegister.CAPABILITIES, 1);
+  while ((await fn.read(at, 1)) !== PciCapability.VENDOR || (await fn.read(at + 3, 1)) !== 4)
+    at = await fn.read(at + 1, 1);
+  return at;
 }
 
 /** The fault of an attach to a device that lies. Virtual time, so that time-outs take none. */
@@ -65,9 +83,9 @@ describe("attach", () => {
   });
 
   const everything =
-    "blk,size=1m,packed=on,in_order=on,notification_data=on,access_platform=on,order_platform=on";
+    "blk,size=1m,packed=on,in_order=on,notification_data=on,access_platform=on,order_platform=on,notif_config_data=on";
 
-  it("accepts ACCESS_PLATFORM, RING_PACKED and ORDER_PLATFORM when they are offered [RESFEAT-3] [RESFEAT-6] [RESFEAT-7]", async () => {
+  it("accepts ACCESS_PLATFORM, RING_PACKED and ORDER_PLATFORM when they are offered [RESFEAT-3] [RESFEAT-6] [RESFEAT-7] [RESFEAT-13]", async () => {
     const { null0, close } = await attached(everything);
     const { features } = null0;
     for (const bit of [
@@ -76,12 +94,30 @@ describe("attach", () => {
       ReservedFeature.ORDER_PLATFORM,
       ReservedFeature.IN_ORDER,
       ReservedFeature.NOTIFICATION_DATA,
+      ReservedFeature.NOTIF_CONFIG_DATA,
       ReservedFeature.RING_RESET,
+      ReservedFeature.SUSPEND,
     ])
       expect(features.has(bit)).toBe(true);
     for (let i = 0; i < 600; i++) expect(await null0.flush()).toBe(0);
     await close();
   });
+
+  for (const [data, clause, format] of [
+    ["off", "PCI-NOTIFY-5", "off"],
+    ["off", "PCI-NOTIFY-5", "on"],
+    ["on", "PCI-NOTIFY-6", "off"],
+    ["on", "PCI-NOTIFY-6", "on"],
+  ] as const)
+    it(`names a queue in its doorbell as the device says, notification_data=${data}, packed=${format} [${clause}]`, async () => {
+      const before = rules.kept(clause);
+      const { null0, close } = await attached(
+        `blk,size=1m,notif_config_data=on,notification_data=${data},packed=${format}`,
+      );
+      for (let i = 0; i < 300; i++) expect(await null0.flush()).toBe(0);
+      await close();
+      expect(rules.kept(clause)).toBeGreaterThan(before);
+    });
 
   it("accepts no unknown bit of a device that offers all of them, and works [FEAT-4] [FEAT-5] [FEAT-8] [RESFEAT-10]", async () => {
     const machine = await embedded({ devices: [everything] });
@@ -94,7 +130,10 @@ describe("attach", () => {
       },
     });
     const null0 = await attach(await only(probe(bus)), nullDriver());
-    const high = [32, 33, 34, 35, 36, 38, 40].reduce((word, bit) => word | (1 << (bit - 32)), 0);
+    const high = [32, 33, 34, 35, 36, 38, 39, 40, 43].reduce(
+      (word, bit) => word | (1 << (bit - 32)),
+      0,
+    );
     expect(written).toEqual([1 << 29, high, 0, 0]);
     expect(await null0.flush()).toBe(0);
     await machine.close();
@@ -212,6 +251,47 @@ describe("attach", () => {
       expect(fault.message).toMatch(says);
     });
 
+  it("refuses a notify multiplier that puts doorbells outside, and takes one of 0", async () => {
+    const machine = await embedded({ devices: ["blk,size=1m"], seed: 7 });
+    // The capability of the notify structure follows that of the device structure.
+    const [fn] = await pciBus(machine).functions();
+    const at = (await fn?.read((await deviceCapability(machine)) + 1, 1)) ?? 0;
+    const multiplied = (multiplier: number, lies: Lies = {}): PciBus =>
+      tampered(machine, {
+        ...lies,
+        bytes: new Map(
+          [0, 8, 16, 24].map((shift, i) => [at + 16 + i, (multiplier >>> shift) & 255]),
+        ),
+      });
+    const null0 = await attach(await only(probe(multiplied(0))), nullDriver());
+    expect(await null0.flush()).toBe(0);
+    await null0.detach();
+    const one: Lies = {
+      read: (offset) => (offset === CommonConfig.QUEUE_NOTIFY_OFF ? 1 : undefined),
+    };
+    for (const [multiplier, offset] of [
+      [0x1000, 4096],
+      [0xffff_fffe, 4294967294],
+      [1, 1],
+    ])
+      await expect(
+        attach(await only(probe(multiplied(multiplier ?? 0, one))), nullDriver()),
+      ).rejects.toThrow(`doorbell of virtqueue 0 at ${offset} of 4096 bytes`);
+    await machine.close();
+  });
+
+  it("gives up on a queue whose reset never ends", async () => {
+    const machine = await embedded({ devices: ["blk,size=1m"], seed: 7 });
+    const bus = tampered(machine, {
+      read: (offset) => (offset === CommonConfig.QUEUE_RESET ? 1 : undefined),
+    });
+    const null0 = await attach(await only(probe(bus)), nullDriver());
+    await expect(null0.device.resetQueue(null0.queue)).rejects.toThrow(
+      "reset queue 0 is not done after 5000 ms [virtio 1.4 §2.6.1.1.2]",
+    );
+    await machine.close();
+  });
+
   it("bounds what a device can make it allocate", async () => {
     const machine = await machineOf();
     const bus = tampered(machine, {
@@ -311,6 +391,24 @@ describe("attach", () => {
     await machine.close();
   });
 
+  it("drives a device with more configuration than anybody has use for [CONFIG-4]", async () => {
+    const machine = await machineOf();
+    // The length of the device structure, capability at 0x60: all of the BAR, and of ten megabytes.
+    for (const length of [0x2000, 10 << 20]) {
+      const bytes = new Map([0, 8, 16, 24].map((shift, i) => [i, (length >>> shift) & 0xff]));
+      const at = await deviceCapability(machine);
+      const bus = tampered(machine, {
+        bytes: new Map([...bytes].map(([i, byte]) => [at + 12 + i, byte])),
+      });
+      const null0 = await attach(await only(probe(bus)), nullDriver());
+      expect(null0.device.config.length).toBe(0x2000);
+      expect(await null0.device.config.read(0, 8)).toBe(2048);
+      expect(await null0.flush()).toBe(0);
+      await null0.detach();
+    }
+    await machine.close();
+  });
+
   for (const spec of ["blk,size=1m", "blk,size=1m,packed=on,queue-size=3"])
     it(`resets one queue and goes on, and reinitializes the whole device (${spec}) [VQRESET-1] [PCI-COMMON-7] [VQREENABLE-1]`, async () => {
       const { null0, close } = await attached(spec);
@@ -345,7 +443,7 @@ describe("attach", () => {
     const value = (name: string): number | string | undefined => sysctl.find(name)[0]?.read();
     expect(value("dev.virtio_pci.0.nvqs")).toBe(1);
     expect(value("dev.virtio_pci.0.negotiated_features")).toBe(
-      "0x10120000000 <RingReset,Version1,RingEventIdx>",
+      "0x90120000000 <Suspend,RingReset,Version1,RingEventIdx>",
     );
     expect([
       value("dev.null.0.vq0.kicks"),

@@ -13,6 +13,8 @@ export interface Lies {
   /** Sees each write to them; false: it does not arrive. */
   readonly write?: (offset: number, value: number) => boolean;
   readonly gone?: Promise<VirtioFault>;
+  /** The BAR that `read` and `write` are about; default that of the virtio structures. */
+  readonly bar?: number;
 }
 
 /** The machine's PCI bus. */
@@ -53,7 +55,7 @@ function liar(fn: PciFunction, lies: Lies): PciFunction {
     },
     mapBar: async (index) => {
       const io = await fn.mapBar(index);
-      return index === STRUCTURES_BAR ? lyingRegion(io, lies) : io;
+      return index === (lies.bar ?? STRUCTURES_BAR) ? lyingRegion(io, lies) : io;
     },
   };
 }

@@ -2,33 +2,53 @@
 import { VirtioFault } from "@virtio/core";
 import type { QtestClient, Width } from "./qtest.js";
 
-/** Configuration space of bus 0, and its interrupt lines. Offsets are checked by the caller. */
+/** I/O ports by which the machine tells of hot-plug, and takes a device out. */
+export interface HotPlugPorts {
+  /** Status and enable of ACPI's general-purpose events 0 to 7 (ACPI 6.4 §4.8.4.1). */
+  readonly eventStatus: number;
+  readonly eventEnable: number;
+  /** QEMU's registers of the slots (QEMU docs/specs/acpi_pci_hotplug). */
+  readonly slots: number;
+}
+
+/** Configuration space, and interrupt lines. Offsets are checked by the caller. */
 export interface Chipset {
   /** Bytes of a function's configuration space. */
   readonly configSize: 256 | 4096;
+  readonly hotPlug: HotPlugPorts;
   /** What firmware would do. Again after a reset of the machine. */
   setUp(): Promise<void>;
-  /** @param devfn device number times 8, plus function number */
-  read(devfn: number, offset: number, width: Width): Promise<number>;
-  write(devfn: number, offset: number, width: Width, value: number): Promise<void>;
+  /** @param rid routing id: bus number times 256, plus device number times 8, plus function number */
+  read(rid: number, offset: number, width: Width): Promise<number>;
+  write(rid: number, offset: number, width: Width, value: number): Promise<void>;
   /** The interrupt controller's input that `pin` (1 = INTA to 4 = INTD) of a device on bus 0 drives. */
   line(device: number, pin: number): number;
 }
+
+/** Input of the interrupt controller that both chipsets' ACPI interrupt drives while nobody routes it elsewhere. */
+export const ACPI_LINE = 9;
 
 /** The two I/O ports of configuration mechanism #1 (PCI 3.0 §3.2.2.3.2). */
 const CONFIG_ADDRESS = 0xcf8;
 const CONFIG_DATA = 0xcfc;
 
-const selectConfig = (qtest: QtestClient, devfn: number, offset: number): void =>
-  qtest.post("io", CONFIG_ADDRESS, 4, (0x8000_0000 | (devfn << 8) | (offset & 0xfc)) >>> 0);
+const selectConfig = (qtest: QtestClient, rid: number, offset: number): void =>
+  qtest.post("io", CONFIG_ADDRESS, 4, (0x8000_0000 | (rid << 8) | (offset & 0xfc)) >>> 0);
 
 /** Q35: register PCIEXBAR of the host bridge (Intel 3 Series datasheet): base of the memory-mapped configuration space, bit 0 enables. */
 const PCIEXBAR = 0x60;
 const ECAM_BASE = 0xb000_0000;
 
+/** ICH9, device 31 function 0 (Intel ICH9 datasheet): base of its power management ports, bit 0 set; and ACPI_CNTL, bit 7 enables them. */
+const ICH9_RID = 31 << 3;
+const PMBASE = 0x40;
+const ACPI_CNTL = 0x44;
+const PM_PORTS = 0x600;
+
 /** Memory-mapped configuration space: one request an access. */
 export class Q35 implements Chipset {
   readonly configSize = 4096;
+  readonly hotPlug: HotPlugPorts = { eventStatus: PM_PORTS + 0x20, eventEnable: PM_PORTS + 0x28, slots: 0xcc0 };
   readonly #qtest: QtestClient;
 
   constructor(qtest: QtestClient) {
@@ -44,14 +64,18 @@ export class Q35 implements Chipset {
         "DEVICE_MISBEHAVED",
         `q35: the host bridge's vendor id reads 0x${host.toString(16)} through ECAM, not 0x8086`,
       );
+    await Promise.all([
+      this.write(ICH9_RID, PMBASE, 4, PM_PORTS | 1),
+      this.write(ICH9_RID, ACPI_CNTL, 1, 0x80),
+    ]);
   }
 
-  read(devfn: number, offset: number, width: Width): Promise<number> {
-    return this.#qtest.read("memory", ECAM_BASE + (devfn << 12) + offset, width);
+  read(rid: number, offset: number, width: Width): Promise<number> {
+    return this.#qtest.read("memory", ECAM_BASE + (rid << 12) + offset, width);
   }
 
-  write(devfn: number, offset: number, width: Width, value: number): Promise<void> {
-    return this.#qtest.write("memory", ECAM_BASE + (devfn << 12) + offset, width, value);
+  write(rid: number, offset: number, width: Width, value: number): Promise<void> {
+    return this.#qtest.write("memory", ECAM_BASE + (rid << 12) + offset, width, value);
   }
 
   /**
@@ -65,13 +89,14 @@ export class Q35 implements Chipset {
 }
 
 /** PIIX3, device 1 function 0: PIRQRC, one byte for each of PIRQA to PIRQD: the interrupt it drives (Intel 82371SB datasheet). */
-const PIIX3_DEVFN = 1 << 3;
+const PIIX3_RID = 1 << 3;
 const PIRQ_ROUTING = 0x60;
 const PIRQ_LINES: readonly number[] = [10, 10, 11, 11];
 
 /** Configuration space through two ports: two requests an access. */
 export class Pc implements Chipset {
   readonly configSize = 256;
+  readonly hotPlug: HotPlugPorts = { eventStatus: 0xafe0, eventEnable: 0xafe2, slots: 0xae00 };
   readonly #qtest: QtestClient;
 
   constructor(qtest: QtestClient) {
@@ -80,17 +105,17 @@ export class Pc implements Chipset {
 
   async setUp(): Promise<void> {
     await Promise.all(
-      PIRQ_LINES.map((line, i) => this.write(PIIX3_DEVFN, PIRQ_ROUTING + i, 1, line)),
+      PIRQ_LINES.map((line, i) => this.write(PIIX3_RID, PIRQ_ROUTING + i, 1, line)),
     );
   }
 
-  read(devfn: number, offset: number, width: Width): Promise<number> {
-    selectConfig(this.#qtest, devfn, offset);
+  read(rid: number, offset: number, width: Width): Promise<number> {
+    selectConfig(this.#qtest, rid, offset);
     return this.#qtest.read("io", CONFIG_DATA + (offset & 3), width);
   }
 
-  write(devfn: number, offset: number, width: Width, value: number): Promise<void> {
-    selectConfig(this.#qtest, devfn, offset);
+  write(rid: number, offset: number, width: Width, value: number): Promise<void> {
+    selectConfig(this.#qtest, rid, offset);
     return this.#qtest.write("io", CONFIG_DATA + (offset & 3), width, value);
   }
 

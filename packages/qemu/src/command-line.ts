@@ -1,5 +1,7 @@
 // The command line of QEMU: no path in it but the images', nothing that another process could take away in between.
-import type { DevicePlan } from "./plan.js";
+import { VirtioFault } from "@virtio/core";
+import { blockNode, deviceNumber, virtioDevice } from "./device-arguments.js";
+import type { DevicePlan, PlacedDevice } from "./plan.js";
 import { FIRST_DESCRIPTOR } from "./process.js";
 
 /** What the command line says. */
@@ -8,6 +10,8 @@ export interface CommandLineOptions {
   /** Bytes of guest memory, a multiple of 1 MiB. */
   readonly memory: number;
   readonly devices: readonly DevicePlan[];
+  /** Empty root ports, for devices to be plugged into. */
+  readonly rootPorts: number;
   /** More arguments, behind all others. */
   readonly args: readonly string[];
 }
@@ -17,12 +21,19 @@ export interface CommandLine {
   readonly args: readonly string[];
   /** `-device {…}`, as QEMU repeats it in its messages, to the device's label. */
   readonly labels: ReadonlyMap<string, string>;
+  /** The devices, and where they are. */
+  readonly devices: readonly PlacedDevice[];
+  /** Device numbers of the root ports, which QEMU knows as rp0, rp1 and so on. */
+  readonly rootPorts: readonly number[];
 }
 
 /** Descriptors in the new process: guest memory, then firmware, then a memfd for each device without an image. */
 const MEMORY_FD = FIRST_DESCRIPTOR;
 const FIRMWARE_FD = FIRST_DESCRIPTOR + 1;
 const FIRST_DISK_FD = FIRST_DESCRIPTOR + 2;
+
+/** Device numbers on bus 0 that the chipset leaves free: first and last. */
+const FREE_SLOTS = { q35: [1, 30], pc: [2, 31] } as const;
 
 const path = (fd: number): string => `/proc/self/fd/${fd}`;
 
@@ -35,6 +46,17 @@ const path = (fd: number): string => `/proc/self/fd/${fd}`;
  */
 export function commandLine(options: CommandLineOptions): CommandLine {
   const { type, memory, devices, args } = options;
+  const [first, last] = FREE_SLOTS[type];
+  const behindDevices = first + devices.length;
+  const placed = devices.map((plan, i) => {
+    return { plan, address: { domain: 0, bus: 0, device: first + i, function: 0 } };
+  });
+  const rootPorts = Array.from({ length: options.rootPorts }, (_, i) => behindDevices + i);
+  if (behindDevices + rootPorts.length - 1 > last)
+    throw new VirtioFault(
+      "NO_SPACE",
+      `qemu: ${devices.length} devices and ${rootPorts.length} root ports: a ${type} has ${last - first + 1} slots`,
+    );
   const labels = new Map<string, string>();
   const option = (name: string, value: object, label: string): readonly string[] => {
     const json = JSON.stringify(value);
@@ -42,27 +64,26 @@ export function commandLine(options: CommandLineOptions): CommandLine {
     return [name, json];
   };
   let nextFd = FIRST_DISK_FD;
-  const deviceArgs = devices.flatMap((plan) => {
-    const { id, label, medium } = plan;
-    // Nobody else can open a memfd: its lock says nothing.
-    const file =
-      "path" in medium
-        ? { driver: medium.driver, filename: medium.path }
-        : { driver: "file", filename: path(nextFd++), locking: "off" };
-    const node = {
-      driver: plan.format,
-      "node-name": id,
-      "read-only": plan.readonly,
-      discard: "unmap",
-      file,
+  const deviceArgs = placed.flatMap(({ plan, address }) => {
+    const { label, medium } = plan;
+    const node = blockNode(plan, "size" in medium ? path(nextFd++) : medium.path);
+    const device = virtioDevice(plan, address.device);
+    return [...option("-blockdev", node, label), ...option("-device", device, label)];
+  });
+  const rootPortArgs = rootPorts.flatMap((slot, i) => {
+    // A chassis of its own: the pair of chassis and slot number has to differ.
+    const port = {
+      driver: "pcie-root-port",
+      id: `rp${i}`,
+      chassis: i + 1,
+      addr: deviceNumber(slot),
     };
-    return [
-      ...option("-blockdev", node, label),
-      ...option("-device", { driver: "virtio-blk-pci", id, drive: id, ...plan.properties }, label),
-    ];
+    return option("-device", port, `root port rp${i}`);
   });
   return {
     labels,
+    devices: placed,
+    rootPorts,
     args: [
       ...["-machine", `${type},accel=tcg,memory-backend=ram0,pit=off`],
       ...[
@@ -79,6 +100,7 @@ export function commandLine(options: CommandLineOptions): CommandLine {
       ],
       ...["-chardev", "socket,id=qmp0,fd=4", "-mon", "chardev=qmp0,mode=control"],
       ...deviceArgs,
+      ...rootPortArgs,
       ...args,
     ],
   };

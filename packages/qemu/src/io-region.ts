@@ -9,6 +9,8 @@ export interface RegionAddress {
   readonly space: AddressSpace;
   readonly base: number;
   readonly length: number;
+  /** Why nothing is there any more; null while it is: another function may decode the same addresses by then. */
+  readonly gone: () => VirtioFault | null;
 }
 
 /** A BAR's registers, by qtest: memory or I/O ports. */
@@ -24,15 +26,23 @@ export class QtestRegion implements IoRegion {
   }
 
   async read(offset: number, width: 1 | 2 | 4): Promise<number> {
+    this.#refuseGone();
     return this.#qtest.read(this.#at.space, this.#address(offset, width), width);
   }
 
   async write(offset: number, width: 1 | 2 | 4, value: number): Promise<void> {
+    this.#refuseGone();
     return this.#qtest.write(this.#at.space, this.#address(offset, width), width, value);
   }
 
   post(offset: number, width: 2 | 4, value: number): void {
-    this.#qtest.post(this.#at.space, this.#address(offset, width), width, value);
+    const address = this.#address(offset, width);
+    if (this.#at.gone() === null) this.#qtest.post(this.#at.space, address, width, value);
+  }
+
+  #refuseGone(): void {
+    const fault = this.#at.gone();
+    if (fault !== null) throw fault;
   }
 
   #address(offset: number, width: number): number {

@@ -1,4 +1,4 @@
-// What QEMU says when it does not start, boiled down to one line that says what to do.
+// What QEMU says when it does not start or refuses a device, boiled down to one line that says what to do.
 import { VirtioFault } from "@virtio/core";
 import type { Ended } from "./process.js";
 
@@ -20,6 +20,16 @@ export function launchFailure(ended: Ended, labels: ReadonlyMap<string, string>)
   return new VirtioFault("INVALID", `QEMU does not start: ${said}`);
 }
 
+/**
+ * The fault behind a QMP command about a device that QEMU refused; any other error as it is.
+ * @param label how the user calls the device
+ */
+export function deviceRefusal(label: string, error: unknown): unknown {
+  if (!(error instanceof VirtioFault) || error.code !== "IO") return error;
+  const said = /^QMP \S+: (.*) \(\w+\)$/s.exec(error.message)?.[1];
+  return said === undefined ? error : deviceFailure(label, said);
+}
+
 function deviceFailure(label: string, said: string): VirtioFault {
   if (/^Failed to get .*lock/.test(said))
     return new VirtioFault(
@@ -28,5 +38,11 @@ function deviceFailure(label: string, said: string): VirtioFault {
     );
   if (/not in qcow2 format/.test(said))
     return new VirtioFault("INVALID", `${label}: is not in qcow2 format: use format=raw`);
+  if (/^Device '.*' not found$/.test(said))
+    return new VirtioFault("NOT_FOUND", `${label}: no such device`);
+  if (/does not support hotplugging/.test(said))
+    return new VirtioFault("UNSUPPORTED", `${label}: sits on a bus without hot-plug`);
+  if (/already in the process of unplug/.test(said))
+    return new VirtioFault("BUSY", `${label}: is being taken out already`);
   return new VirtioFault("INVALID", `${label}: QEMU refuses it: ${said}`);
 }

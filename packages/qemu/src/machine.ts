@@ -6,26 +6,31 @@ import {
   type InterruptCounter,
   type Log,
   type Machine,
+  type PciAddress,
   type PciBus,
   type TaskQueue,
   type VirtioFault,
 } from "@virtio/core";
 import type { SharedMemory } from "@virtio/shm";
-import type { Chipset } from "./chipset.js";
+import { ACPI_LINE, type Chipset } from "./chipset.js";
 import type { Connection } from "./connection.js";
+import { HotPlug, type HotPlugBus } from "./hot-plug.js";
 import type { InterruptLines } from "./interrupt-lines.js";
 import { MessageWords } from "./message-words.js";
 import { QemuPciBus } from "./pci-bus.js";
 import type { InterruptMode } from "./pci-interrupts.js";
+import type { PlacedDevice } from "./plan.js";
+import { Plugging } from "./plugging.js";
 import type { QmpClient } from "./qmp.js";
 import type { QtestClient } from "./qtest.js";
 
-/** A device that the machine was started with. */
+/** A device of the machine. */
 export interface QemuDevice {
   /** QEMU's id of the device, and of its block node: `blk0`. */
   readonly id: string;
   /** What was asked for. */
   readonly spec: DeviceSpec;
+  readonly address: PciAddress;
 }
 
 /**
@@ -37,9 +42,9 @@ export interface QemuDevice {
 export interface QemuMachine extends Machine, AsyncDisposable {
   /** The guest's CPUs, as asked for. QEMU itself runs one, which sleeps: the guest is on this side. */
   readonly cpus: number;
-  /** One root with one bus, 0. */
+  /** One root: bus 0, and the buses behind its bridges, numbered. */
   readonly buses: readonly [{ readonly kind: "pci"; readonly bus: PciBus }];
-  /** In the order in which they were asked for. */
+  /** Those that are there, in the order in which they were asked for. */
   readonly devices: readonly QemuDevice[];
   /** QEMU's control protocol, for what no guest can do: `block_resize`, `query-block`, `x-query-virtio-status`. */
   readonly qmp: QmpClient;
@@ -51,6 +56,22 @@ export interface QemuMachine extends Machine, AsyncDisposable {
   readonly version: string;
   /** Resolves when QEMU is gone: null after `close`, else what ended it. */
   readonly closed: Promise<VirtioFault | null>;
+  /**
+   * Plugs a device in: on a `pc` into a free slot of bus 0, on a `q35` behind a free root port. When this resolves, `functions()`
+   * lists the device and `onChange` was told. Changes take their turns.
+   * @returns where it is
+   * @throws VirtioFault as `qemu()` for a device; UNSUPPORTED for a q35 without root ports, NO_SPACE when no slot is free, CLOSED,
+   * TIMED_OUT
+   */
+  plug(device: string | DeviceSpec): Promise<PciAddress>;
+  /**
+   * Asks for a device to be taken out, as QMP's `device_del` does, and waits until it is: `onChange` is told and `gone` of its
+   * functions resolves, which ends their drivers' requests; then QEMU ends what the device still did, deletes it, and lets go of
+   * its image.
+   * @param device its id, or where it is
+   * @throws VirtioFault NOT_FOUND, UNSUPPORTED (on a bus that takes no devices), BUSY, CLOSED, TIMED_OUT
+   */
+  unplug(device: string | PciAddress): Promise<void>;
   /**
    * Ends QEMU: it writes back its caches, as `quit` does, and is killed if that takes more than 10 s. Everything that waits for
    * the machine rejects with CLOSED at once, and `gone` of every function resolves. Drivers flush before. A second call waits for
@@ -66,10 +87,14 @@ export interface MachineParts {
   readonly tasks: TaskQueue;
   readonly lines: InterruptLines;
   readonly chipset: Chipset;
-  readonly devices: readonly QemuDevice[];
+  readonly devices: readonly PlacedDevice[];
+  /** Buses that take devices while the machine runs. */
+  readonly hotPlugBuses: readonly HotPlugBus[];
   readonly interrupts: InterruptMode;
   readonly cpus: number;
   readonly version: string;
+  /** Folder that relative image files start from. */
+  readonly cwd: string;
   readonly log: Log;
 }
 
@@ -83,38 +108,51 @@ export class RunningMachine implements QemuMachine {
   readonly memory: DmaMemory;
   readonly tasks: TaskQueue;
   readonly buses: QemuMachine["buses"];
-  readonly devices: readonly QemuDevice[];
   readonly qmp: QmpClient;
   readonly qtest: QtestClient;
   readonly pid: number;
   readonly version: string;
   readonly closed: Promise<VirtioFault | null>;
   readonly #connection: Connection;
+  readonly #chipset: Chipset;
   readonly #lines: InterruptLines;
   readonly #words: MessageWords;
+  readonly #bus: QemuPciBus;
+  /** Null when no bus takes devices. */
+  readonly #hotPlug: HotPlug | null;
+  readonly #plugging: Plugging;
 
   constructor(parts: MachineParts) {
-    const { connection, lines, tasks, chipset, memory } = parts;
+    const { connection, lines, tasks, chipset, memory, hotPlugBuses, log } = parts;
+    const { qtest, qmp, lost } = connection;
     this.cpus = parts.cpus;
     this.tasks = tasks;
-    this.devices = parts.devices;
     this.version = parts.version;
-    this.qmp = connection.qmp;
-    this.qtest = connection.qtest;
+    this.qmp = qmp;
+    this.qtest = qtest;
     this.pid = connection.process.pid;
     this.memory = new DmaWindow(memory.buffer, { base: 0, start: DMA_START, shared: true });
     this.#connection = connection;
+    this.#chipset = chipset;
     this.#lines = lines;
     this.#words = new MessageWords(this.memory, tasks);
     const interrupts = { mode: parts.interrupts, lines, words: this.#words };
-    const { qtest, lost } = connection;
     const bus = new QemuPciBus(this.memory, tasks, { qtest, chipset, interrupts, lost });
+    this.#bus = bus;
     this.buses = [{ kind: "pci", bus }];
+    const ports = chipset.hotPlug;
+    const hotPlug =
+      hotPlugBuses.length === 0
+        ? null
+        : new HotPlug({ qtest, ports, bus, buses: hotPlugBuses, log });
+    this.#hotPlug = hotPlug;
+    const { devices, cwd } = parts;
+    this.#plugging = new Plugging({ qmp, bus, hotPlug, buses: hotPlugBuses, devices, cwd });
     // A doorbell is the likeliest thing that a message follows.
     qtest.onPost = () => this.#words.wake();
     // A reset of the machine forgets what firmware, which is us, had set up.
-    this.qmp.on("RESET", () => {
-      chipset.setUp().catch((error: unknown) => parts.log(`qemu: after reset: ${String(error)}`));
+    qmp.on("RESET", () => {
+      this.#setUpAgain().catch((error: unknown) => log(`qemu: after reset: ${String(error)}`));
     });
     this.closed = connection.ended.then((fault) => {
       this.#lines.stop();
@@ -122,6 +160,27 @@ export class RunningMachine implements QemuMachine {
       memory.release();
       return fault;
     });
+  }
+
+  /** Begins to follow what is plugged in and out. Once. @throws VirtioFault CLOSED, TIMED_OUT */
+  async followHotPlug(): Promise<void> {
+    const hotPlug = this.#hotPlug;
+    if (hotPlug === null) return;
+    this.#lines.at(ACPI_LINE).join("acpi0", () => hotPlug.serve());
+    // What the first walk finds was there all along: what comes later is news.
+    await Promise.all([hotPlug.setUp(), this.#bus.functions()]);
+  }
+
+  get devices(): readonly QemuDevice[] {
+    return this.#plugging.devices.map(({ plan: { id, spec }, address }) => ({ id, spec, address }));
+  }
+
+  plug(device: string | DeviceSpec): Promise<PciAddress> {
+    return this.#plugging.plug(device);
+  }
+
+  unplug(device: string | PciAddress): Promise<void> {
+    return this.#plugging.unplug(device);
   }
 
   interrupts(): readonly InterruptCounter[] {
@@ -135,5 +194,12 @@ export class RunningMachine implements QemuMachine {
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.close();
+  }
+
+  /** Also numbers the buses, and finds what QEMU took out: a reset carries out what `device_del` asked for. */
+  async #setUpAgain(): Promise<void> {
+    await this.#chipset.setUp();
+    await this.#hotPlug?.setUp();
+    await (this.#hotPlug === null ? this.#bus.functions() : this.#hotPlug.look());
   }
 }

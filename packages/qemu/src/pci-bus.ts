@@ -1,4 +1,4 @@
-// The machine's PCI root: bus 0.
+// The machine's PCI root: bus 0, and the buses behind its bridges.
 import type {
   AddressRange,
   DmaMemory,
@@ -7,25 +7,18 @@ import type {
   PciFunction,
   TaskQueue,
 } from "@virtio/core";
-import { PciRegister } from "@virtio/core/pci";
 import { type FunctionParts, QemuPciFunction } from "./pci-function.js";
+import { PciWalk } from "./pci-walk.js";
 
-const DEVICES = 32;
-const FUNCTIONS = 8;
-/** What configuration space reads where there is no function. */
-const ABSENT = 0xffff;
-/** Header type: the device has more than one function (PCI 3.0 §6.2.1). */
-const MULTIFUNCTION = 0x80;
-
-/** What the walk reads of one function. */
-interface Found {
-  readonly devfn: number;
-  readonly vendor: number;
-  readonly header: number;
-  readonly pin: number;
+/** A device number on a bus: where a device is plugged in. */
+export interface Slot {
+  readonly bus: number;
+  readonly device: number;
 }
 
-/** Bus 0, walked by vendor id. */
+const slotOf = (rid: number): Slot => ({ bus: rid >> 8, device: (rid >> 3) & 31 });
+
+/** Every function that a walk finds. What came or went since the walk before is told to `onChange`. */
 export class QemuPciBus implements PciBus {
   readonly memory: DmaMemory;
   readonly tasks: TaskQueue;
@@ -34,62 +27,84 @@ export class QemuPciBus implements PciBus {
     memory: { base: 0xe000_0000, length: 0x1000_0000 },
     io: { base: 0xc000, length: 0x4000 },
   };
-  /** Never called: this machine has no hot plug. */
   onChange: ((address: PciAddress, what: "added" | "removed") => void) | null = null;
   readonly #parts: FunctionParts;
-  readonly #known = new Map<number, QemuPciFunction>();
+  readonly #walk: PciWalk;
+  /** By routing id. Null before the first walk: what that finds was there all along. */
+  #known: Map<number, QemuPciFunction> | null = null;
+  /** By routing id of a bridge: the bus behind it. */
+  #secondaries = new Map<number, number>();
+  /** Routing ids of functions that were told to go and may still answer. */
+  readonly #leaving = new Set<number>();
 
   constructor(memory: DmaMemory, tasks: TaskQueue, parts: FunctionParts) {
     this.memory = memory;
     this.tasks = tasks;
     this.#parts = parts;
+    this.#walk = new PciWalk(parts.chipset);
   }
 
   /** Nothing: QEMU's devices run in their own process. */
   poll(): void {}
 
   /**
-   * Function 0 of all devices, then the others of those that have more: two messages at most. A function that was found before is
-   * the same object again.
+   * Two messages for bus 0, and some for each bridge. A function that was found before is the same object again.
    * @throws VirtioFault CLOSED, TIMED_OUT
    */
   async functions(): Promise<readonly PciFunction[]> {
-    const first = await this.#look(Array.from({ length: DEVICES }, (_, device) => device << 3));
-    const several = first.filter(({ header }) => (header & MULTIFUNCTION) !== 0);
-    const others = await this.#look(
-      several.flatMap(({ devfn }) =>
-        Array.from({ length: FUNCTIONS - 1 }, (_, fn) => devfn | (fn + 1)),
-      ),
-    );
-    const present = [...first, ...others].sort((a, b) => a.devfn - b.devfn);
-    for (const [devfn, known] of this.#known) {
-      if (present.some((found) => found.devfn === devfn)) continue;
-      known.takeOut();
-      this.#known.delete(devfn);
+    const walked = await this.#walk.functions();
+    const found = walked.filter(({ rid }) => !this.#leaving.has(rid));
+    const before = this.#known;
+    const known = new Map<number, QemuPciFunction>();
+    for (const { rid, irq } of found) {
+      const fn = before?.get(rid) ?? new QemuPciFunction(rid, irq, this.#parts);
+      known.set(rid, fn);
+      if (before !== null && !before.has(rid)) this.#tell(fn, "added");
     }
-    return present.map((found) => this.#at(found));
+    for (const [rid, fn] of before ?? []) if (!known.has(rid)) this.#tell(fn, "removed");
+    this.#known = known;
+    this.#secondaries = new Map(found.map(({ rid, secondary }) => [rid, secondary]));
+    return [...known.values()];
   }
 
-  /** Those of `devfns` that are there. One message. */
-  async #look(devfns: readonly number[]): Promise<readonly Found[]> {
-    const { chipset } = this.#parts;
-    const seen = await Promise.all(
-      devfns.map(async (devfn) => {
-        const [vendor, header, pin] = await Promise.all([
-          chipset.read(devfn, PciRegister.VENDOR_ID, 2),
-          chipset.read(devfn, PciRegister.HEADER_TYPE, 1),
-          chipset.read(devfn, PciRegister.INTERRUPT_PIN, 1),
-        ]);
-        return { devfn, vendor, header, pin };
-      }),
-    );
-    return seen.filter(({ vendor }) => vendor !== ABSENT);
+  /** Number of the bus behind the bridge with this routing id, as the last walk found it; 0, the root's, for null. */
+  behind(bridge: number | null): number {
+    return bridge === null ? 0 : (this.#secondaries.get(bridge) ?? 0);
   }
 
-  #at({ devfn, pin }: Found): QemuPciFunction {
-    const known =
-      this.#known.get(devfn) ?? new QemuPciFunction(devfn >> 3, devfn & 7, pin, this.#parts);
-    this.#known.set(devfn, known);
-    return known;
+  /** Resolves when all that was found so far has been told. */
+  told(): Promise<void> {
+    return new Promise((resolve) => this.tasks.enqueue(resolve));
+  }
+
+  /**
+   * Takes the functions of these slots out of use, then lets `eject` take them out of the machine. The drivers' reactions to the
+   * first are on their way before the second.
+   */
+  async remove(slots: readonly Slot[], eject: () => Promise<void>): Promise<void> {
+    const leaving = [...(this.#known ?? [])].filter(([rid]) => {
+      const { bus, device } = slotOf(rid);
+      return slots.some((slot) => slot.bus === bus && slot.device === device);
+    });
+    for (const [rid, fn] of leaving) {
+      this.#known?.delete(rid);
+      this.#leaving.add(rid);
+      this.#tell(fn, "removed");
+    }
+    try {
+      await this.told();
+      await eject();
+      // Walks that still found them have ended when this one has.
+      await this.#walk.functions();
+    } finally {
+      for (const [rid] of leaving) this.#leaving.delete(rid);
+    }
+  }
+
+  #tell(fn: QemuPciFunction, what: "added" | "removed"): void {
+    this.tasks.enqueue(() => {
+      if (what === "removed") fn.takeOut();
+      this.onChange?.(fn.address, what);
+    });
   }
 }

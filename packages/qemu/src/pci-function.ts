@@ -36,22 +36,27 @@ export class QemuPciFunction implements PciFunction {
   readonly interrupts: PciInterrupts;
   readonly gone: Promise<VirtioFault>;
   readonly #name: string;
-  readonly #devfn: number;
+  readonly #rid: number;
   readonly #parts: FunctionParts;
   /** By BAR: bytes it decodes. A device never changes them. */
   readonly #lengths = new Map<number, number>();
-  #takeOut: (fault: VirtioFault) => void = () => {};
+  /** Why it is no longer there; null while it is. */
+  #gone: VirtioFault | null = null;
+  #leave: (fault: VirtioFault) => void = () => {};
 
-  /** @param pin - its interrupt pin: 1 (INTA) to 4 (INTD), 0 for none */
-  constructor(device: number, fn: number, pin: number, parts: FunctionParts) {
-    this.address = { domain: 0, bus: 0, device, function: fn };
-    this.#name = `pci0:0:${device}:${fn}`;
-    this.#devfn = (device << 3) | fn;
+  /**
+   * @param rid - its routing id
+   * @param irq - its interrupt line; 0 when it has none
+   */
+  constructor(rid: number, irq: number, parts: FunctionParts) {
+    const [bus, device, fn] = [rid >> 8, (rid >> 3) & 31, rid & 7];
+    this.address = { domain: 0, bus, device, function: fn };
+    this.#name = `pci0:${bus}:${device}:${fn}`;
+    this.#rid = rid;
     this.#parts = parts;
-    const irq = pin >= 1 && pin <= 4 ? parts.chipset.line(device, pin) : 0;
     this.interrupts = new FunctionInterrupts(this.#name, irq, parts.interrupts);
     const takenOut = new Promise<VirtioFault>((resolve) => {
-      this.#takeOut = resolve;
+      this.#leave = resolve;
     });
     this.gone = Promise.race([parts.lost, takenOut]);
   }
@@ -59,7 +64,7 @@ export class QemuPciFunction implements PciFunction {
   /** @throws VirtioFault INVALID, CLOSED, TIMED_OUT */
   async read(offset: number, width: 1 | 2 | 4): Promise<number> {
     this.#check(offset, width);
-    return this.#parts.chipset.read(this.#devfn, offset, width);
+    return this.#parts.chipset.read(this.#rid, offset, width);
   }
 
   /** @throws VirtioFault INVALID, CLOSED, TIMED_OUT */
@@ -67,7 +72,7 @@ export class QemuPciFunction implements PciFunction {
     this.#check(offset, width);
     if (!Number.isInteger(value) || value < 0 || value >= 2 ** (8 * width))
       throw new VirtioFault("INVALID", `${this.#name}: ${value} does not fit ${width} bytes`);
-    return this.#parts.chipset.write(this.#devfn, offset, width, value);
+    return this.#parts.chipset.write(this.#rid, offset, width, value);
   }
 
   async mapBar(index: number): Promise<IoRegion> {
@@ -84,13 +89,15 @@ export class QemuPciFunction implements PciFunction {
       );
     this.#lengths.set(index, length);
     const space = bar.io ? "io" : "memory";
-    return new QtestRegion(this.#parts.qtest, { name, space, base: bar.address, length });
+    const gone = () => this.#gone;
+    return new QtestRegion(this.#parts.qtest, { name, space, base: bar.address, length, gone });
   }
 
-  /** The function is no longer there. */
+  /** The function is no longer there: its registers answer nothing, whoever comes to its address later. */
   takeOut(): void {
+    this.#gone ??= new VirtioFault("CLOSED", `${this.#name} was taken out`);
     this.interrupts.release();
-    this.#takeOut(new VirtioFault("CLOSED", `${this.#name} was taken out`));
+    this.#leave(this.#gone);
   }
 
   async #readBar(index: number, name: string): Promise<Bar> {
@@ -131,6 +138,7 @@ export class QemuPciFunction implements PciFunction {
   }
 
   #check(offset: number, width: Width): void {
+    if (this.#gone !== null) throw this.#gone;
     const { configSize } = this.#parts.chipset;
     const aligned = Number.isInteger(offset) && [1, 2, 4].includes(width) && offset % width === 0;
     if (!aligned || offset < 0 || offset + width > configSize)

@@ -1,5 +1,11 @@
 // From device specifications to what QEMU's command line will say, checked before anything is started.
-import { DEFAULT_BLK_SIZE, type DeviceSpec, parseDeviceSpec, VirtioFault } from "@virtio/core";
+import {
+  DEFAULT_BLK_SIZE,
+  type DeviceSpec,
+  type PciAddress,
+  parseDeviceSpec,
+  VirtioFault,
+} from "@virtio/core";
 import { blkProperties, type Properties } from "./blk.js";
 import { findImage, type Image } from "./image.js";
 
@@ -17,27 +23,43 @@ export interface DevicePlan {
   readonly medium: Image | { readonly size: number };
 }
 
+/** A device of the machine, and where it is. */
+export interface PlacedDevice {
+  readonly plan: DevicePlan;
+  readonly address: PciAddress;
+}
+
 /**
  * Reads and checks the devices of a machine. Ids count for each kind: blk0, blk1, …
- * @throws VirtioFault INVALID, NOT_FOUND, READ_ONLY
+ * @throws VirtioFault INVALID, NOT_FOUND, READ_ONLY, BUSY
  */
 export async function planDevices(
   devices: readonly (string | DeviceSpec)[],
   cwd: string,
 ): Promise<readonly DevicePlan[]> {
   const plans: DevicePlan[] = [];
-  for (const device of devices) {
-    const spec = typeof device === "string" ? parseDeviceSpec(device) : device;
-    if (spec.kind !== "blk")
-      throw new VirtioFault(
-        "INVALID",
-        `no such kind of device '${String(spec.kind)}' (there is: blk)`,
-      );
-    const plan = await planBlk(spec, `blk${plans.length}`, cwd);
-    refuseSharedImage(plan, plans);
-    plans.push(plan);
-  }
+  for (const device of devices)
+    plans.push(await planDevice(device, { id: `blk${plans.length}`, cwd, others: plans }));
   return plans;
+}
+
+/**
+ * Reads and checks one device.
+ * @throws as `planDevices`
+ */
+export async function planDevice(
+  device: string | DeviceSpec,
+  at: { readonly id: string; readonly cwd: string; readonly others: readonly DevicePlan[] },
+): Promise<DevicePlan> {
+  const spec = typeof device === "string" ? parseDeviceSpec(device) : device;
+  if (spec.kind !== "blk")
+    throw new VirtioFault(
+      "INVALID",
+      `no such kind of device '${String(spec.kind)}' (there is: blk)`,
+    );
+  const plan = await planBlk(spec, at.id, at.cwd);
+  refuseSharedImage(plan, at.others);
+  return plan;
 }
 
 async function planBlk(spec: DeviceSpec, id: string, cwd: string): Promise<DevicePlan> {

@@ -8,12 +8,14 @@ import { commandLine } from "./command-line.js";
 import { Connection } from "./connection.js";
 import { findExecutable } from "./executable.js";
 import { haltFirmware } from "./firmware.js";
+import type { HotPlugBus } from "./hot-plug.js";
 import { InterruptLines } from "./interrupt-lines.js";
 import { launchFailure } from "./launch-failure.js";
 import { type QemuMachine, RunningMachine } from "./machine.js";
 import type { InterruptMode } from "./pci-interrupts.js";
 import { type DevicePlan, planDevices } from "./plan.js";
 import { QemuProcess } from "./process.js";
+import type { QmpClient } from "./qmp.js";
 import type { QtestClient } from "./qtest.js";
 import { NodeTaskQueue } from "./tasks.js";
 
@@ -23,6 +25,8 @@ export interface QemuOptions {
   readonly devices?: readonly (string | DeviceSpec)[];
   /** QEMU's machine type. Default q35. */
   readonly type?: "q35" | "pc";
+  /** Empty root ports of a q35, for `machine.plug`. Default 0. */
+  readonly rootPorts?: number;
   /** `machine.cpus`. Default 8. QEMU itself runs one CPU, asleep: the drivers here are the guest. */
   readonly cpus?: number;
   /** Bytes of guest memory: a multiple of 1 MiB, 4 MiB to 2 GiB. Default 128 MiB. */
@@ -59,12 +63,17 @@ const MIB = 2 ** 20;
  */
 export async function qemu(options: QemuOptions = {}): Promise<QemuMachine> {
   const { memory: length = 128 * MIB, cpus = 8, cwd = ".", signal } = options;
-  const { type = "q35", interrupts = "intx", log = () => {} } = options;
+  const { type = "q35", interrupts = "intx", rootPorts = 0, log = () => {} } = options;
   check(type === "q35" || type === "pc", `machine type '${String(type)}' is not q35 or pc`);
   check(
     interrupts === "intx" || interrupts === "msix",
     `interrupts '${String(interrupts)}' is not intx or msix`,
   );
+  check(
+    Number.isInteger(rootPorts) && rootPorts >= 0,
+    `rootPorts ${rootPorts} is not a whole number from 0`,
+  );
+  check(type === "q35" || rootPorts === 0, "a pc has no root ports: devices go onto bus 0");
   check(Number.isInteger(cpus) && cpus >= 1, `cpus ${cpus} is not a whole number from 1`);
   check(
     length % MIB === 0 && length >= 4 * MIB && length <= 2048 * MIB,
@@ -74,7 +83,8 @@ export async function qemu(options: QemuOptions = {}): Promise<QemuMachine> {
   const folder = resolve(cwd);
   const plans = await planDevices(options.devices ?? ["blk"], folder);
   const executable = await findQemu(options.binary ?? "qemu-system-x86_64");
-  const line = commandLine({ type, memory: length, devices: plans, args: options.args ?? [] });
+  const args = options.args ?? [];
+  const line = commandLine({ type, memory: length, devices: plans, rootPorts, args });
   const tasks = new NodeTaskQueue();
   const lines = new InterruptLines(tasks, log);
   const memory = SharedMemory.create("virtio-guest", length);
@@ -95,9 +105,12 @@ export async function qemu(options: QemuOptions = {}): Promise<QemuMachine> {
     });
     const chipset = type === "q35" ? new Q35(connection.qtest) : new Pc(connection.qtest);
     const version = await launched(connection, chipset, line.labels, signal);
-    const devices = plans.map(({ id, spec }) => ({ id, spec }));
-    const running = { connection, memory, tasks, lines, chipset, devices, interrupts };
-    return new RunningMachine({ ...running, cpus, version, log });
+    const hotPlugBuses = type === "pc" ? PC_BUSES : await portBuses(connection.qmp, line.rootPorts);
+    const made = { connection, memory, tasks, lines, chipset, interrupts, log };
+    const said = { cpus, version, devices: line.devices, hotPlugBuses, cwd: folder };
+    const machine = new RunningMachine({ ...made, ...said });
+    await machine.followHotPlug();
+    return machine;
   } catch (cause) {
     connection?.abandon(new VirtioFault("CLOSED", "the launch failed", { cause }));
     memory.release();
@@ -167,6 +180,28 @@ async function launched(
   } finally {
     signal?.removeEventListener("abort", abort);
   }
+}
+
+/** The root bus of a pc takes devices. */
+const PC_BUSES: readonly HotPlugBus[] = [{ name: "pci.0", devices: 32, select: 0, bridge: null }];
+
+/** The links behind the root ports of a q35. QEMU numbers them for its hot-plug registers; a guest would learn it from ACPI. */
+async function portBuses(
+  qmp: QmpClient,
+  rootPorts: readonly number[],
+): Promise<readonly HotPlugBus[]> {
+  return Promise.all(
+    rootPorts.map(async (device, i) => {
+      const name = `rp${i}`;
+      const select = await qmp.execute("qom-get", {
+        path: `/machine/peripheral/${name}/${name}`,
+        property: "acpi-pcihp-bsel",
+      });
+      if (typeof select !== "number")
+        throw new VirtioFault("DEVICE_MISBEHAVED", `qemu: ${name} has no number for hot-plug`);
+      return { name, devices: 1, select, bridge: device << 3 };
+    }),
+  );
 }
 
 /** Both machine types have one I/O APIC, and QEMU finds it by this part of its path. */

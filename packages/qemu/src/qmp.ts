@@ -103,11 +103,15 @@ export class QmpClient {
   }
 
   /**
-   * The next such event.
+   * The next such event, among those that are `wanted`.
    * @param timeoutMs default 10 000
    * @throws VirtioFault TIMED_OUT, CLOSED
    */
-  next(event: string, timeoutMs = 10_000): Promise<QmpEvent> {
+  next(
+    event: string,
+    timeoutMs = 10_000,
+    wanted: (event: QmpEvent) => boolean = () => true,
+  ): Promise<QmpEvent> {
     if (this.#closed !== null) return Promise.reject(this.#closed);
     return new Promise((resolve, reject) => {
       const settle = (): void => {
@@ -124,6 +128,7 @@ export class QmpClient {
         timeoutMs,
       );
       const off = this.on(event, (seen) => {
+        if (!wanted(seen)) return;
         settle();
         resolve(seen);
       });

@@ -116,7 +116,13 @@ describe("devices, before QEMU sees them", () => {
       },
       { id: "blk1", label: "blk1", medium: { size: 1 << 20 } },
     ]);
-    const { args } = commandLine({ type: "q35", memory: 1 << 27, devices: plans, args: ["-x"] });
+    const { args } = commandLine({
+      type: "q35",
+      memory: 1 << 27,
+      devices: plans,
+      rootPorts: 0,
+      args: ["-x"],
+    });
     const nodes = args
       .filter((_, i) => args[i - 1] === "-blockdev")
       .map((json) => JSON.parse(json));

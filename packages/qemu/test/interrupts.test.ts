@@ -39,6 +39,9 @@ const nth = (devices: readonly RawDevice[], n: number): RawDevice => {
   return device;
 };
 
+/** Interrupts that came: a pc has ACPI's besides, which does not. */
+const taken = (machine: QemuMachine) => machine.interrupts().filter(({ count }) => count > 0);
+
 describe.skipIf(!hasQemu)("interrupt lines (needs QEMU)", () => {
   it.each([
     ["q35", "irq21"],
@@ -57,7 +60,7 @@ describe.skipIf(!hasQemu)("interrupt lines (needs QEMU)", () => {
       await until("the interrupt is served", () => seen.length === i);
     }
     expect(seen.every((isr) => (isr & 2) !== 0)).toBe(true);
-    expect(machine.interrupts()).toEqual([{ irq, names: ["vtblk0"], count: 3 }]);
+    expect(taken(machine)).toEqual([{ irq, names: ["vtblk0"], count: 3 }]);
     await expect(device.fn.interrupts.message(0, "x", () => {})).rejects.toMatchObject({
       code: "UNSUPPORTED",
     });
@@ -199,10 +202,10 @@ describe.skipIf(!hasQemu)("message interrupts (needs QEMU)", () => {
       await poke(0);
       await until("the message is handled", () => count === i);
     }
-    expect(machine.interrupts()).toEqual([{ irq: "irq256", names: ["vtblk0 config"], count: 3 }]);
+    expect(taken(machine)).toEqual([{ irq: "irq256", names: ["vtblk0 config"], count: 3 }]);
     interrupts.release();
     await poke(0);
-    expect(machine.interrupts()).toEqual([]);
+    expect(taken(machine)).toEqual([]);
     expect(count).toBe(3);
   });
 

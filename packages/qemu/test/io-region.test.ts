@@ -1,16 +1,17 @@
+import { VirtioFault } from "@virtio/core";
 import { QtestClient } from "@virtio/qemu";
 import { describe, expect, it } from "vitest";
 import { QtestRegion } from "../src/io-region.js";
 import { FakeSocket, settle } from "./support/fake-socket.js";
 
-function region(space: "memory" | "io") {
+function region(space: "memory" | "io", fault: VirtioFault | null = null) {
   const socket = new FakeSocket();
   const qtest = new QtestClient(socket, {
     onInterrupt: () => {},
     onFailure: () => {},
     onEnd: () => {},
   });
-  const at = { name: "BAR 0 of pci0:0:1:0", space, base: 0xc000, length: 0x40 };
+  const at = { name: "BAR 0 of pci0:0:1:0", space, base: 0xc000, length: 0x40, gone: () => fault };
   return { socket, region: new QtestRegion(qtest, at) };
 }
 
@@ -44,6 +45,15 @@ describe("a region of registers", () => {
     await expect(registers.read(offset, width)).rejects.toMatchObject({ code: "INVALID" });
     await expect(registers.write(offset, width, 0)).rejects.toMatchObject({ code: "INVALID" });
     if (width !== 1) expect(() => registers.post(offset, width, 0)).toThrow(/BAR 0 of pci0:0:1:0/);
+    await settle();
+    expect(socket.writes).toEqual([]);
+  });
+
+  it("is silent when its function was taken out: another may be at its address", async () => {
+    const { socket, region: registers } = region("memory", new VirtioFault("CLOSED", "taken out"));
+    await expect(registers.read(0, 4)).rejects.toThrow("taken out");
+    await expect(registers.write(0, 4, 1)).rejects.toThrow("taken out");
+    registers.post(0, 2, 1);
     await settle();
     expect(socket.writes).toEqual([]);
   });

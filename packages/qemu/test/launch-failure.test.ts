@@ -1,5 +1,6 @@
+import { VirtioFault } from "@virtio/core";
 import { describe, expect, it } from "vitest";
-import { launchFailure } from "../src/launch-failure.js";
+import { deviceRefusal, launchFailure } from "../src/launch-failure.js";
 
 const device = '-device {"driver":"virtio-blk-pci","id":"blk0"}';
 const node = '-blockdev {"driver":"qcow2","node-name":"blk0"}';
@@ -46,5 +47,49 @@ describe("what QEMU says when it does not start", () => {
     expect(launchFailure({ code: null, signal: "SIGSEGV", stderr: [] }, labels).message).toBe(
       "QEMU ended while it started, without a word: SIGSEGV",
     );
+  });
+});
+
+describe("what a running QEMU says when it refuses a device", () => {
+  it.each([
+    [
+      "device_add",
+      'Failed to get "write" lock (GenericError)',
+      "BUSY",
+      "blk1: locked by another process, such as another QEMU: end that one first",
+    ],
+    [
+      "blockdev-add",
+      "Image is not in qcow2 format (GenericError)",
+      "INVALID",
+      "blk1: is not in qcow2 format: use format=raw",
+    ],
+    [
+      "device_add",
+      "Property 'virtio-blk-pci.x' not found (GenericError)",
+      "INVALID",
+      "blk1: QEMU refuses it: Property 'virtio-blk-pci.x' not found",
+    ],
+    [
+      "device_del",
+      "Bus 'pcie.0' does not support hotplugging (GenericError)",
+      "UNSUPPORTED",
+      "blk1: sits on a bus without hot-plug",
+    ],
+    ["device_del", "Device 'blk1' not found (DeviceNotFound)", "NOT_FOUND", "blk1: no such device"],
+    [
+      "device_del",
+      "Device blk1 is already in the process of unplug (GenericError)",
+      "BUSY",
+      "blk1: is being taken out already",
+    ],
+  ] as const)("is one line: %s: %s", (command, said, code, message) => {
+    const refused = new VirtioFault("IO", `QMP ${command}: ${said}`);
+    expect(deviceRefusal("blk1", refused)).toMatchObject({ code, message });
+  });
+
+  it("is left alone when it is not about a device", () => {
+    for (const error of [new VirtioFault("CLOSED", "the machine is closed"), new Error("other")])
+      expect(deviceRefusal("blk1", error)).toBe(error);
   });
 });

@@ -30,12 +30,22 @@ describe("a launch", () => {
     [{ memory: 1_000_000 }, "qemu: memory of 1000000 bytes is not a multiple of 1 MiB"],
     [{ memory: 4096 << 20 }, "is not a multiple of 1 MiB from 4 MiB to 2 GiB"],
     [{ memory: 2 ** 32 }, "is not a multiple of 1 MiB from 4 MiB to 2 GiB"],
+    [{ rootPorts: -1 }, "qemu: rootPorts -1 is not a whole number from 0"],
+    [{ type: "pc" as const, rootPorts: 1 }, "qemu: a pc has no root ports: devices go onto bus 0"],
     [{ devices: ["blk,colour=red"] }, "unknown key 'colour'"],
     [{ devices: [blk({ queueSize: 3 })] }, "blk0: queueSize 3 is not a power of two"],
   ])("with options that make no sense is refused: %j", async (options, message) => {
     await expect(qemu(options)).rejects.toMatchObject({
       code: "INVALID",
       message: expect.stringContaining(message),
+    });
+  });
+
+  it("with more devices and root ports than slots is refused", async () => {
+    const devices = Array.from({ length: 28 }, () => "blk");
+    await expect(qemu({ devices, rootPorts: 3 })).rejects.toMatchObject({
+      code: "NO_SPACE",
+      message: "qemu: 28 devices and 3 root ports: a q35 has 30 slots",
     });
   });
 

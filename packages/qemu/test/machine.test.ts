@@ -212,6 +212,26 @@ describe.skipIf(!hasQemu)("a machine (needs QEMU)", () => {
   });
 
   it.each(["q35", "pc"] as const)(
+    "of type %s loses no function while it is reset",
+    async (type) => {
+      const machine = await launch({ type });
+      const { bus } = machine.buses[0];
+      const before = await bus.functions();
+      const changes: unknown[] = [];
+      bus.onChange = (address, what) => changes.push([address, what]);
+      let resets = 0;
+      machine.qmp.on("RESET", () => resets++);
+      for (let wanted = 1; wanted <= 3; wanted++) {
+        const reset = machine.qmp.execute("system_reset");
+        while (resets < wanted) expect(await bus.functions()).toEqual(before);
+        await reset;
+      }
+      expect(await bus.functions()).toEqual(before);
+      expect(changes).toEqual([]);
+    },
+  );
+
+  it.each(["q35", "pc"] as const)(
     "of type %s is silent and idle while nothing is asked of it",
     async (type) => {
       const machine = await launch({ type });

@@ -76,6 +76,14 @@ describe("QMP", () => {
     expect(seen).toEqual([{ guest: false }]);
   });
 
+  it("waits for the event that is wanted among those of a name", async () => {
+    const { socket, qmp } = connect();
+    const next = qmp.next("DEVICE_DELETED", 1_000, ({ data }) => data["device"] === "blk1");
+    for (const device of ["blk0", "blk1", "blk2"])
+      socket.say(`${JSON.stringify({ event: "DEVICE_DELETED", data: { device } })}\n`);
+    expect((await next).data).toEqual({ device: "blk1" });
+  });
+
   it("bounds the wait for an event", async () => {
     const { qmp, failures } = connect();
     await expect(qmp.next("STOP", 5)).rejects.toThrow("no QMP event STOP within 5 ms");

@@ -87,8 +87,10 @@ export class PackedQueue implements Virtqueue {
   readonly addresses: QueueAddresses;
 
   #broken: VirtioFault | null = null;
+  /** What enqueue() returns: 0 while it takes chains, -EIO when the queue is broken, -EBUSY when it is frozen. */
+  #refusal = 0;
   readonly #device: string;
-  /** Another thread or process sees the memory: indices and flags are ordered. */
+  /** Somebody outside this thread sees the memory: indices and flags are ordered. */
   readonly #shared: boolean;
   readonly #tasks: TaskQueue;
   readonly #doorbell: (index: number, next: number) => void;
@@ -153,7 +155,7 @@ export class PackedQueue implements Virtqueue {
     this.name = name;
     this.size = size;
     this.#device = device;
-    this.#shared = memory.shared;
+    this.#shared = options.shared ?? memory.shared;
     this.#tasks = tasks;
     this.#doorbell = options.doorbell;
     this.#pollDevice = options.poll ?? ((): void => {});
@@ -223,6 +225,7 @@ export class PackedQueue implements Virtqueue {
     this.#oldest = 0;
     this.#batch = 0;
     this.#broken = null;
+    this.#refusal = 0;
     this.disableInterrupt();
   }
 
@@ -238,7 +241,7 @@ export class PackedQueue implements Virtqueue {
     readable: number,
     writable: number,
   ): number {
-    if (this.#broken !== null) return -Errno.EIO;
+    if (this.#refusal !== 0) return this.#refusal;
     const total = readable + writable;
     const free = this.#free;
     if (total < 1) return -Errno.EINVAL;
@@ -331,7 +334,7 @@ export class PackedQueue implements Virtqueue {
     flags: number,
     writableBytes: number,
   ): number {
-    if (this.#broken !== null) return -Errno.EIO;
+    if (this.#refusal !== 0) return this.#refusal;
     if (this.#free === 0) return -Errno.ENOSPC;
     if (length === 0) return -Errno.EINVAL;
     return this.#commitOne(cookie, this.#freeId, address, length, flags, writableBytes);
@@ -397,7 +400,8 @@ export class PackedQueue implements Virtqueue {
           device: this.#device,
         },
       );
-    // Descriptors go where the ring is: a template keeps the segments, and they are written each time.
+    // Descriptors go where the ring is: a template keeps the segments, and they are written each time. What the
+    // device holds does not change with them, so that they may be set at any time.
     const segments = new Uint32Array(count * total * 2);
     return {
       set: (slot, k, address, length) => {
@@ -617,10 +621,22 @@ export class PackedQueue implements Virtqueue {
     this.onUsed?.();
   }
 
+  /** The device is to be suspended: what was enqueued is told, and nothing more is taken until thaw() (virtio 1.4 §3.4.1). */
+  freeze(): void {
+    this.notify();
+    if (this.#refusal === 0) this.#refusal = -Errno.EBUSY;
+  }
+
+  /** The device goes on. */
+  thaw(): void {
+    if (this.#refusal === -Errno.EBUSY) this.#refusal = 0;
+  }
+
   /** Breaks the queue: the device broke a rule, or is gone. Only the first fault counts. */
   fail(fault: VirtioFault): void {
     if (this.#broken !== null) return;
     this.#broken = fault;
+    this.#refusal = -Errno.EIO;
     this.#tasks.enqueue(() => this.onBroken?.(fault));
   }
 
@@ -682,6 +698,7 @@ export class PackedQueue implements Virtqueue {
     this.#batch = state.batch;
     this.#batchLength = state.batchLength;
     this.#broken = null;
+    this.#refusal = 0;
   }
 
   #misbehaved(what: string, section: string): -1 {

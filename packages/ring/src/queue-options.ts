@@ -25,6 +25,8 @@ export interface QueueOptions {
    * against the device (virtio 1.4 §2.7.8.2, legacy section). Default false.
    */
   readonly legacy?: boolean;
+  /** Order index accesses as somebody outside this thread must see them; default `memory.shared`. ORDER_PLATFORM asks for it (§6.1). */
+  readonly shared?: boolean;
   /** Alignment of a split queue's used ring, bytes: default 4096, as FreeBSD's and the legacy interface's. */
   readonly align?: number;
   /** Rings the doorbell of queue `index`: posted, never awaited. `next` is what NOTIFICATION_DATA carries in its high 16 bits (§2.9). */

@@ -87,8 +87,10 @@ export class SplitQueue implements Virtqueue {
   readonly addresses: QueueAddresses;
 
   #broken: VirtioFault | null = null;
+  /** What enqueue() returns: 0 while it takes chains, -EIO when the queue is broken, -EBUSY when it is frozen. */
+  #refusal = 0;
   readonly #device: string;
-  /** Another thread or process sees the memory: indices and flags are ordered. */
+  /** Somebody outside this thread sees the memory: indices and flags are ordered. */
   readonly #shared: boolean;
   readonly #tasks: TaskQueue;
   readonly #doorbell: (index: number, next: number) => void;
@@ -157,7 +159,7 @@ export class SplitQueue implements Virtqueue {
     this.name = name;
     this.size = size;
     this.#device = device;
-    this.#shared = memory.shared;
+    this.#shared = options.shared ?? memory.shared;
     this.#tasks = tasks;
     this.#doorbell = options.doorbell;
     this.#pollDevice = options.poll ?? ((): void => {});
@@ -224,6 +226,7 @@ export class SplitQueue implements Virtqueue {
     this.#usedSeen = 0;
     this.#batch = 0;
     this.#broken = null;
+    this.#refusal = 0;
     this.disableInterrupt();
   }
 
@@ -239,7 +242,7 @@ export class SplitQueue implements Virtqueue {
     readable: number,
     writable: number,
   ): number {
-    if (this.#broken !== null) return -Errno.EIO;
+    if (this.#refusal !== 0) return this.#refusal;
     const total = readable + writable;
     if (total === 1) {
       const flags = writable === 1 ? DescriptorFlag.WRITE : 0;
@@ -327,7 +330,7 @@ export class SplitQueue implements Virtqueue {
     flags: number,
     writableBytes: number,
   ): number {
-    if (this.#broken !== null) return -Errno.EIO;
+    if (this.#refusal !== 0) return this.#refusal;
     if (this.#free === 0) return -Errno.ENOSPC;
     if (length === 0) return -Errno.EINVAL;
     const head = this.#freeHead;
@@ -403,6 +406,8 @@ export class SplitQueue implements Virtqueue {
     return {
       set: (slot, k, address, length) => {
         const head = heads[slot] as number;
+        // The device may be reading its descriptors.
+        if (record[(head << 2) + Entry.SHAPE] !== 0) throw this.#inFlight(slot);
         const d = (chain[slot * total + k] as number) * 4;
         const before = lengths[slot * total + k] as number;
         lengths[slot * total + k] = length;
@@ -413,7 +418,7 @@ export class SplitQueue implements Virtqueue {
         descriptors[d + Word.LENGTH] = length;
       },
       enqueue: (slot) => {
-        if (this.#broken !== null) return -Errno.EIO;
+        if (this.#refusal !== 0) return this.#refusal;
         const head = heads[slot] as number;
         const r = head << 2;
         if (record[r + Entry.SHAPE] !== 0) return -Errno.EBUSY;
@@ -422,6 +427,14 @@ export class SplitQueue implements Virtqueue {
         return this.#offer(head);
       },
     };
+  }
+
+  #inFlight(slot: number): VirtioFault {
+    return new VirtioFault(
+      "INVALID",
+      `virtqueue ${this.index} (${this.name}): slot ${slot} is set while the device holds it`,
+      { device: this.#device },
+    );
   }
 
   publish(): void {
@@ -630,10 +643,22 @@ export class SplitQueue implements Virtqueue {
     this.onUsed?.();
   }
 
+  /** The device is to be suspended: what was enqueued is told, and nothing more is taken until thaw() (virtio 1.4 §3.4.1). */
+  freeze(): void {
+    this.notify();
+    if (this.#refusal === 0) this.#refusal = -Errno.EBUSY;
+  }
+
+  /** The device goes on. */
+  thaw(): void {
+    if (this.#refusal === -Errno.EBUSY) this.#refusal = 0;
+  }
+
   /** Breaks the queue: the device broke a rule, or is gone. Only the first fault counts. */
   fail(fault: VirtioFault): void {
     if (this.#broken !== null) return;
     this.#broken = fault;
+    this.#refusal = -Errno.EIO;
     // Nothing that was seen is taken any more: dequeue() looks, and finds the queue broken.
     this.#usedSeen = this.#consumed;
     this.#tasks.enqueue(() => this.onBroken?.(fault));
@@ -685,6 +710,7 @@ export class SplitQueue implements Virtqueue {
     this.#batch = state.batch;
     this.#batchLength = state.batchLength;
     this.#broken = null;
+    this.#refusal = 0;
   }
 
   #misbehaved(what: string, section: string): -1 {

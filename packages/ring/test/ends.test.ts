@@ -112,6 +112,49 @@ describe.each(formats)("the driver's end of a %s queue", (format) => {
   });
 });
 
+describe("a template's slot that the device holds", () => {
+  const held = (format: Format) => {
+    const r = rig({ format });
+    const template = r.driver.template(2, 0, 1);
+    for (let slot = 0; slot < 2; slot++) template.set(slot, 0, r.data.address + slot * 64, 16);
+    template.enqueue(0);
+    return { ...r, template, setAnew: () => template.set(0, 0, r.data.address + 128, 8) };
+  };
+
+  it("cannot be set on a split ring, and can when it came back", () => {
+    const { driver, device, data, template, setAnew } = held("split");
+    expect(codeOf(setAnew)).toBe("INVALID");
+    driver.notify();
+    expect(codeOf(setAnew)).toBe("INVALID");
+    // Nothing of it changed, and the other slot is free.
+    template.set(1, 0, data.address + 192, 4);
+    const chain = taken(device);
+    expect([chain.writableLength, chain.save().segments[0]]).toEqual([16, data.address]);
+    device.give(chain, 16);
+    device.publish();
+    expect(codeOf(setAnew)).toBe("INVALID");
+    expect([cookies(driver), driver.usedLength]).toEqual([[0], 16]);
+    setAnew();
+    expect(template.enqueue(0)).toBe(0);
+    driver.notify();
+    expect(taken(device).writableLength).toBe(8);
+  });
+
+  it("can be set on a packed ring: the device has a copy", () => {
+    const { driver, device, data, template, setAnew } = held("packed");
+    setAnew();
+    driver.notify();
+    const chain = taken(device);
+    expect([chain.writableLength, chain.save().segments[0]]).toEqual([16, data.address]);
+    device.give(chain, 16);
+    device.publish();
+    expect([cookies(driver), driver.usedLength]).toEqual([[0], 16]);
+    expect(template.enqueue(0)).toBe(0);
+    driver.notify();
+    expect(taken(device).writableLength).toBe(8);
+  });
+});
+
 describe("a split queue of the legacy interface", () => {
   it("puts its used ring at the next multiple of the queue align", () => {
     for (const align of [16, 64, 4096]) {

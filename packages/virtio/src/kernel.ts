@@ -47,7 +47,7 @@ export class Kernel {
   readonly messages: MessageBuffer;
   readonly #newbus: Newbus;
   readonly #published = new Map<string, Published>();
-  /** Boot, load, unload and shutdown, one at a time. */
+  /** Boot, load, unload, hot-plug and shutdown, one at a time. */
   readonly #changes = new Mutex();
   readonly #loaderMessages: readonly string[];
   readonly #release: string;
@@ -70,6 +70,7 @@ export class Kernel {
       log: this.#log,
       verbose: verbose ?? image.environment.enabled("boot_verbose"),
       publish: (what) => this.#publish(what),
+      change: (work) => this.#change(work),
     });
     this.#publishFacts();
   }
@@ -193,6 +194,15 @@ export class Kernel {
     await attempt(() => this.machine.close());
     this.#state = "halted";
     if (faults.length > 0) throw faults[0];
+  }
+
+  /** A change that nobody waits for: what fails is said. */
+  #change(work: () => Promise<void>): void {
+    this.#changes
+      .run(async () => {
+        if (this.#state === "running") await work();
+      })
+      .catch((fault: unknown) => this.#log(`kernel: ${String(fault)}`));
   }
 
   #mustRun(): void {

@@ -9,9 +9,11 @@ import {
   type KernelModule,
   type Log,
   type Machine,
+  type PciAddress,
   resolveTunables,
   type SysctlTree,
   type TunableSpec,
+  type Tunables,
   VirtioFault,
   type VirtioNode,
 } from "@virtio/core";
@@ -32,6 +34,8 @@ export interface NewbusOptions {
   /** Whether lines of a verbose boot are printed. */
   readonly verbose: boolean;
   readonly publish: DriverContext["publish"];
+  /** Does a change that a bus asks for when no other is under way, and not at all once the system goes down. */
+  readonly change: (work: () => Promise<void>) => void;
 }
 
 /** A bus of the machine, and which bus drivers have looked at it. */
@@ -43,6 +47,7 @@ interface Bus {
 
 /** A virtio device that a bus driver found. */
 interface Transport {
+  readonly bus: Bus;
   readonly busDriver: BusDriver;
   readonly found: VirtioNode;
   readonly device: DeviceNode;
@@ -73,13 +78,13 @@ export class Newbus {
   readonly #buses: Bus[] = [];
   #busDrivers: readonly BusDriver[] = [];
   #drivers: readonly Driver<Attached>[] = [];
-  #transports: Transport[] = [];
+  #transports: readonly Transport[] = [];
 
   constructor(options: NewbusOptions) {
     this.#options = options;
   }
 
-  /** Puts the machine's buses into the tree. Once. */
+  /** Puts the machine's buses into the tree, and follows what comes and goes on them. Once. */
   addBuses(): void {
     const { machine, log } = this.#options;
     const { root } = this.devices;
@@ -94,7 +99,13 @@ export class Newbus {
         device = this.devices.add(root, bus.kind, { description: `${bus.kind} bus` });
         log(`${device.name}: <${device.description}> on ${root.name}`);
       }
-      this.#buses.push({ bus, device, seenBy: new Set() });
+      const entry: Bus = { bus, device, seenBy: new Set() };
+      this.#buses.push(entry);
+      if (bus.kind !== "pci") continue;
+      bus.bus.onChange = (address, what) =>
+        this.#options.change(() =>
+          what === "added" ? this.#arrived(entry) : this.#left(entry, address),
+        );
     }
   }
 
@@ -102,8 +113,13 @@ export class Newbus {
   async add(modules: readonly KernelModule[]): Promise<void> {
     this.#busDrivers = [...this.#busDrivers, ...modules.flatMap((module) => module.busDrivers)];
     this.#drivers = [...this.#drivers, ...modules.flatMap((module) => module.drivers)];
-    await this.#identify();
-    await this.#attachIdle();
+    for (const bus of this.#buses)
+      for (const busDriver of this.#busDrivers) {
+        if (bus.seenBy.has(busDriver)) continue;
+        bus.seenBy.add(busDriver);
+        await this.#identify(bus, busDriver);
+      }
+    await this.#attachIdle(this.#transports);
   }
 
   /**
@@ -125,7 +141,7 @@ export class Newbus {
     this.#busDrivers = this.#busDrivers.filter((driver) => !buses.has(driver));
     this.#drivers = this.#drivers.filter((driver) => !leaves.has(driver));
     for (const { seenBy } of this.#buses) for (const gone of buses) seenBy.delete(gone);
-    await this.#attachIdle();
+    await this.#attachIdle(this.#transports);
   }
 
   /** Detaches every device, last found first, as at halt: said in a verbose boot only. Goes on when one fails. @returns what failed. */
@@ -147,22 +163,66 @@ export class Newbus {
     return faults;
   }
 
-  /** Asks each bus driver for the devices of each bus that it has not seen. */
-  async #identify(): Promise<void> {
-    for (const { bus, device: parent, seenBy } of this.#buses)
-      for (const busDriver of this.#busDrivers) {
-        if (seenBy.has(busDriver)) continue;
-        seenBy.add(busDriver);
-        try {
-          for (const found of await busDriver.identify(bus))
-            this.#transports.push(this.#found(parent, busDriver, found));
-        } catch (cause) {
-          this.#options.log(lineOf(busDriver.name, cause));
-        }
-      }
+  /** A device was plugged in: what is new on the bus attaches, and what is there is left alone. */
+  async #arrived(bus: Bus): Promise<void> {
+    for (const busDriver of bus.seenBy)
+      await this.#attachIdle(await this.#identify(bus, busDriver));
   }
 
-  #found(parent: DeviceNode, busDriver: BusDriver, found: VirtioNode): Transport {
+  /** A device was taken out: its driver has nothing left to drive, and goes whatever it says. */
+  async #left(bus: Bus, { domain, bus: number, device, function: fn }: PciAddress): Promise<void> {
+    const location = `pci${domain}:${number}:${device}:${fn}`;
+    const { log } = this.#options;
+    for (const transport of this.#transports) {
+      if (transport.bus !== bus || transport.found.location !== location) continue;
+      const { leaf } = transport;
+      if (leaf !== null) {
+        try {
+          await this.#detach(transport, leaf);
+        } catch (cause) {
+          log(lineOf(leaf.device.name, cause));
+          this.#vacate(transport, leaf);
+        }
+        log(`${leaf.device.name}: detached`);
+      }
+      this.#transports = this.#transports.filter((each) => each !== transport);
+      this.#forget(transport.device);
+      log(`${transport.device.name}: detached`);
+    }
+  }
+
+  /** Asks a bus driver for the devices of a bus. Of those it names, the ones that are not in the tree yet come into it. */
+  async #identify(bus: Bus, busDriver: BusDriver): Promise<readonly Transport[]> {
+    try {
+      const nodes = await busDriver.identify(bus.bus, this.#tunablesOf(busDriver));
+      const known = new Set(
+        this.#transports
+          .filter((each) => each.bus === bus && each.busDriver === busDriver)
+          .map(({ found }) => found.location),
+      );
+      const found = nodes
+        .filter(({ location }) => !known.has(location))
+        .map((node) => this.#found(bus, busDriver, node));
+      this.#transports = [...this.#transports, ...found];
+      return found;
+    } catch (cause) {
+      this.#options.log(lineOf(busDriver.name, cause));
+      return [];
+    }
+  }
+
+  /** A bus driver's, before its devices have units: what is set for one unit says nothing here. */
+  #tunablesOf({ name, tunables }: BusDriver): Tunables {
+    return resolveTunables({
+      prefix: tunablePrefix(name),
+      specs: tunables,
+      unit: -1,
+      environment: this.#options.environment.values,
+    });
+  }
+
+  #found(bus: Bus, busDriver: BusDriver, found: VirtioNode): Transport {
+    const { device: parent } = bus;
     const { location, pnpinfo } = found.properties;
     const device = this.devices.add(parent, busDriver.name, {
       description: found.description,
@@ -173,13 +233,13 @@ export class Newbus {
     this.#publishFacts(device);
     const where = found.resources === "" ? "" : ` ${found.resources}`;
     const bootLine = `${device.name}: <${device.description}>${where} on ${parent.name}`;
-    return { busDriver, found, device, bootLine, leaf: null };
+    return { bus, busDriver, found, device, bootLine, leaf: null };
   }
 
-  /** Gives every idle device its driver and unit, in bus order; then all attach at once, and each prints in its turn. */
-  async #attachIdle(): Promise<void> {
+  /** Gives each of these that is idle its driver and unit, in order; then all attach at once, and each prints in its turn. */
+  async #attachIdle(transports: readonly Transport[]): Promise<void> {
     const turns: { readonly lines: HeldLines; readonly done: Promise<void> }[] = [];
-    for (const transport of this.#transports) {
+    for (const transport of transports) {
       if (transport.leaf !== null) continue;
       const lines = new HeldLines(this.#options.log);
       if (transport.bootLine !== null) lines.log(transport.bootLine);

@@ -7,6 +7,7 @@ import {
   type Driver,
   type KernelModule,
   type Machine,
+  type PciBus,
   type PciFunction,
   type TunableSpec,
   type VirtioDevice,
@@ -108,15 +109,39 @@ export class MemoryDisk implements Disk {
   }
 }
 
+/** What {@link pciFunction} makes: registers, and `mapBar` the length of every BAR that can be mapped. */
+export interface FakeFunctionOptions {
+  readonly vendor?: number;
+  readonly device?: number;
+  readonly classCode?: number;
+  readonly headerType?: number;
+  readonly command?: number;
+  readonly bars?: readonly number[];
+  readonly capabilities?: readonly number[];
+  readonly mapBar?: number;
+}
+
 /** A function of the fake bus: a virtio block device at device `slot`, unless its ids say otherwise. */
 export function pciFunction(
   slot: number,
-  { vendor = 0x1af4, device = 0x1042, classCode = 0x010000, capabilities = [] as number[] } = {},
+  {
+    vendor = 0x1af4,
+    device = 0x1042,
+    classCode = 0x010000,
+    headerType = 0,
+    command = 0,
+    bars = [],
+    capabilities = [],
+    mapBar,
+  }: FakeFunctionOptions = {},
 ): PciFunction {
   const config = new DataView(new ArrayBuffer(256));
   config.setUint16(0x00, vendor, true);
   config.setUint16(0x02, device, true);
+  config.setUint16(0x04, command, true);
   config.setUint32(0x08, (classCode << 8) | 0x01, true);
+  config.setUint8(0x0e, headerType);
+  for (const [i, bar] of bars.entries()) config.setUint32(0x10 + 4 * i, bar, true);
   config.setUint16(0x2c, vendor, true);
   config.setUint16(0x2e, 0x1100, true);
   if (capabilities.length > 0) {
@@ -127,6 +152,7 @@ export function pciFunction(
   const refuse = async (): Promise<never> => {
     throw new VirtioFault("UNSUPPORTED", "not in this fake");
   };
+  const region = { length: mapBar ?? 0, read: refuse, write: refuse, post: () => {} };
   return {
     address: { domain: 0, bus: 0, device: slot, function: 0 },
     read: async (offset, width) => {
@@ -134,7 +160,7 @@ export function pciFunction(
       return width === 2 ? config.getUint16(offset, true) : config.getUint32(offset, true);
     },
     write: async () => {},
-    mapBar: refuse,
+    mapBar: mapBar === undefined ? refuse : async () => region,
     interrupts: { irq: 21, deliverable: [], message: refuse, line: refuse, release: () => {} },
     gone: new Promise(() => {}),
   };
@@ -160,16 +186,34 @@ export class FakeMachine implements Machine {
     },
   };
 
+  readonly bus: PciBus;
+  /** What is on the bus now. */
+  functions: readonly PciFunction[];
+
   constructor(functions: readonly PciFunction[] = [pciFunction(1)]) {
-    const bus = {
-      functions: async () => functions,
+    this.functions = functions;
+    this.bus = {
+      functions: async () => this.functions,
       windows: { memory: { base: 0, length: 0 }, io: { base: 0, length: 0 } },
       onChange: null,
       memory: this.memory,
       tasks: this.tasks,
       poll: () => {},
     };
-    this.buses = [{ kind: "pci", bus }];
+    this.buses = [{ kind: "pci", bus: this.bus }];
+  }
+
+  /** Plugs a function in. */
+  plug(fn: PciFunction): void {
+    this.functions = [...this.functions, fn];
+    this.bus.onChange?.(fn.address, "added");
+  }
+
+  /** Takes the function of a slot out. */
+  unplug(slot: number): void {
+    const gone = this.functions.filter(({ address }) => address.device === slot);
+    this.functions = this.functions.filter((fn) => !gone.includes(fn));
+    for (const { address } of gone) this.bus.onChange?.(address, "removed");
   }
 
   /** Lets time pass. */

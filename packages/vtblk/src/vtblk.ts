@@ -17,16 +17,15 @@ import {
   type Virtqueue,
 } from "@virtio/core";
 import {
-  BLOCK_HEADER_SIZE,
   BLOCK_ID_SIZE,
   BlockConfig,
   BlockFeature,
   BlockRequestType,
-  BlockStatus,
   SECTOR_SIZE,
 } from "@virtio/core/block";
 import { type Bio, BioCommand, type DiskProvider, StrategyDisk } from "@virtio/storage";
-import { RequestMemory } from "./requests.js";
+import { BouncePages } from "./bounce-pages.js";
+import { OVERHEAD_SEGMENTS, RequestQueue } from "./request-queue.js";
 
 // ── features: what is asked for, and the name that FreeBSD prints ─────────────
 
@@ -55,11 +54,16 @@ const wanted: FeatureSet<Features> = featureSet<Features>().with(
   BlockFeature.RO,
   BlockFeature.BLK_SIZE,
   BlockFeature.FLUSH,
+  BlockFeature.MQ,
   ReservedFeature.INDIRECT_DESC,
   ReservedFeature.EVENT_IDX,
 );
 
-/** `hw.vtblk.no_ident` (virtio_blk(4)). */
+/** Request queues of a disk: the bound, and the default. */
+const MAX_QUEUES = 64;
+const DEFAULT_QUEUES = 8;
+
+/** `hw.vtblk.no_ident` (virtio_blk(4)), and `hw.vtblk.max_queues`, which FreeBSD's driver of one queue does not have. */
 const tunables: readonly TunableSpec[] = [
   {
     name: "no_ident",
@@ -67,6 +71,13 @@ const tunables: readonly TunableSpec[] = [
     min: 0,
     max: 1,
     description: "Do not ask the device for its serial number",
+  },
+  {
+    name: "max_queues",
+    default: DEFAULT_QUEUES,
+    min: 1,
+    max: MAX_QUEUES,
+    description: "Most request queues of a disk; never more than CPUs",
   },
 ];
 
@@ -78,14 +89,10 @@ const PAGE_SIZE = 16384;
 const PAGES = 256;
 /** Most data segments of a request: with header and status, what fits an indirect table of one 4 KiB page. */
 const DATA_SEGMENTS_MAX = 254;
-/** Segments of a request besides data: header and status. */
-const OVERHEAD_SEGMENTS = 2;
 /** Most bytes of one request: maxphys on a 64-bit FreeBSD. */
 const TRANSFER_MAX = 1 << 20;
 /** Sector sizes beyond this are no disk's. */
 const SECTOR_SIZE_MAX = 65536;
-/** Used requests taken before other tasks get their turn. */
-const BATCH = 256;
 /** How long a new disk waits for its serial number before it does without. */
 const IDENTIFY_MS = 5000;
 /** How long suspend waits for what is in flight, as FreeBSD's vtblk_quiesce. */
@@ -101,6 +108,8 @@ const requestTypes: Readonly<Record<BioCommand, BlockRequestType>> = {
 export interface VtblkOptions {
   /** Do not ask the device for its serial number. Default false. */
   readonly noIdent?: boolean;
+  /** Most request queues, 1 to 64; never more than the machine has CPUs. Default 8. */
+  readonly maxQueues?: number;
 }
 
 /**
@@ -114,7 +123,10 @@ export function vtblk(options: VtblkOptions = {}): Driver<Disk> {
     types: [DeviceType.BLOCK],
     features: featureNames,
     tunables,
-    options: options.noIdent === undefined ? {} : { no_ident: Number(options.noIdent) },
+    options: {
+      ...(options.noIdent === undefined ? {} : { no_ident: Number(options.noIdent) }),
+      ...(options.maxQueues === undefined ? {} : { max_queues: options.maxQueues }),
+    },
     attach: async (device, context) => (await Vtblk.attach(device, context)).disk,
   };
 }
@@ -127,15 +139,8 @@ interface Geometry {
   readonly canFlush: boolean;
   readonly dataSegments: number;
   readonly pageSize: number;
-}
-
-/** A request that the device may hold: what to do when it is done. */
-interface Request {
-  readonly type: BlockRequestType;
-  readonly bio: Bio;
-  /** First page it is bounced through; -1: in place, or no data. */
-  readonly page: number;
-  readonly length: number;
+  /** Request queues of the device. */
+  readonly queues: number;
 }
 
 /** States: running, suspended, closed. Only a running driver gives the device requests; a closed one fails them. */
@@ -149,12 +154,10 @@ class Vtblk implements DiskProvider {
   readonly #device: VirtioDevice;
   readonly #context: DriverContext;
   readonly #geometry: Geometry;
-  readonly #queue: Virtqueue;
-  readonly #memory: RequestMemory;
-  /** By slot. */
-  readonly #requests: (Request | null)[];
-  readonly #segments: Uint32Array;
-  #inFlight = 0;
+  readonly #pages: BouncePages;
+  readonly #queues: readonly RequestQueue[];
+  /** The queue that is tried first. */
+  #turn = 0;
   #suspended = false;
   #fault: VirtioFault | null = null;
   #detaching: Promise<void> | null = null;
@@ -162,26 +165,46 @@ class Vtblk implements DiskProvider {
   #unpublish: () => void = () => {};
   #onIdle: (() => void) | null = null;
 
+  /** @throws VirtioFault OUT_OF_MEMORY, none of it taken then */
   private constructor(
     device: VirtioDevice,
     context: DriverContext,
+    features: FeatureSet<Features>,
     geometry: Geometry,
-    queue: Virtqueue,
+    queues: readonly Virtqueue[],
   ) {
     this.name = `vtbd${context.unit}`;
     this.#device = device;
     this.#context = context;
     this.#geometry = geometry;
-    this.#queue = queue;
-    this.#memory = new RequestMemory(device.memory, queue.size, PAGES, geometry.pageSize);
-    this.#requests = new Array(queue.size).fill(null);
-    this.#segments = new Uint32Array(2 * (geometry.dataSegments + OVERHEAD_SEGMENTS));
+    const { memory, tasks } = device;
+    const pages = new BouncePages(memory, PAGES, geometry.pageSize);
+    const options = {
+      disk: this.name,
+      memory,
+      tasks,
+      log: context.log,
+      pages,
+      dataSegments: geometry.dataSegments,
+      indirect: features.has(ReservedFeature.INDIRECT_DESC),
+      legacy: !features.has(ReservedFeature.VERSION_1),
+      onProgress: () => this.#progress(),
+      onBroken: (fault: VirtioFault) => this.#broken(fault),
+    };
+    const made: RequestQueue[] = [];
+    try {
+      for (const queue of queues) made.push(new RequestQueue(queue, options));
+    } catch (error) {
+      pages.free();
+      for (const queue of made) queue.free();
+      throw error;
+    }
+    this.#pages = pages;
+    this.#queues = made;
     this.closed = new Promise((resolve) => {
       this.#close = resolve;
     });
     this.disk = new StrategyDisk(this);
-    queue.onUsed = () => this.#completions();
-    queue.onBroken = (fault) => this.#broken(fault);
   }
 
   /** virtio 1.4 §3.1.1, steps 4 to 7; §5.2.5. */
@@ -189,18 +212,22 @@ class Vtblk implements DiskProvider {
     const features = await device.negotiate(wanted);
     await device.finalizeFeatures();
     const geometry = await readGeometry(device, features, context.name);
-    const [queue] = await device.allocateQueues([
-      {
-        name: `${context.name} request`,
+    const most = Math.min(context.tunables.number("max_queues"), context.cpus);
+    const count = Math.max(1, Math.min(geometry.queues, most));
+    const name = `${context.name} request`;
+    const queues = await device.allocateQueues(
+      Array.from({ length: count }, (_, i) => ({
+        name: count === 1 ? name : `${name} ${i}`,
         maxSegments: geometry.dataSegments + OVERHEAD_SEGMENTS,
         interrupt: true,
-      },
-    ]);
-    if (queue === undefined)
-      throw new VirtioFault("NOT_FOUND", "cannot allocate virtqueue", { device: context.name });
-    const driver = new Vtblk(device, context, fitted(geometry, queue.size, context.name), queue);
+      })),
+    );
+    const size = Math.min(...queues.map((queue) => queue.size));
+    const fit = fitted(geometry, size, context.name);
     await device.setupInterrupts();
-    queue.enableInterrupt();
+    // Last, because nobody but the driver gives this memory back.
+    const driver = new Vtblk(device, context, features, fit, queues);
+    for (const queue of driver.#queues) queue.arm();
     return driver;
   }
 
@@ -241,13 +268,15 @@ class Vtblk implements DiskProvider {
       };
       const bio: Bio = { command: BioCommand.READ, position: 0, data: bytes, done };
       this.#start(BlockRequestType.GET_ID, bio);
-      this.#queue.notify();
+      this.start();
     });
     if (fault === null) this.ident = text(bytes);
+    // The request failed, and the disk does without; or the device did, and there is no disk.
+    else if (!["IO", "UNSUPPORTED", "TIMED_OUT"].includes(fault.code)) throw fault;
     else this.#context.log(`error getting device identifier: ${Errno[fault.errno]}`);
   }
 
-  // ── the hot path ────────────────────────────────────────────────────────────
+  // ── requests ────────────────────────────────────────────────────────────────
 
   strategy(bio: Bio): boolean {
     if (bio.command === BioCommand.FLUSH && !this.#geometry.canFlush && this.#fault === null) {
@@ -258,132 +287,44 @@ class Vtblk implements DiskProvider {
     return this.#start(requestTypes[bio.command], bio);
   }
 
+  /** One doorbell for a batch; the next batch goes to the next queue. */
   start(): void {
-    this.#queue.notify();
+    const queues = this.#queues;
+    for (let i = 0; i < queues.length; i++) (queues[i] as RequestQueue).notify();
+    this.#advance();
   }
 
   inPlace(data: Uint8Array): boolean {
     return data.buffer === this.#device.memory.buffer;
   }
 
-  /** Gives the device one request; false when there is no room for it now. */
+  #advance(): void {
+    const next = this.#turn + 1;
+    this.#turn = next === this.#queues.length ? 0 : next;
+  }
+
+  /** Gives a queue with room the request; false when there is none now. */
   #start(type: BlockRequestType, bio: Bio): boolean {
     if (this.#fault !== null) {
       bio.done(this.#fault);
       return true;
     }
     if (this.#suspended) return false;
-    const memory = this.#memory;
-    const segments = this.#segments;
-    const data = bio.data ?? new Uint8Array(0);
-    const { length } = data;
-    const inPlace = length > 0 && this.inPlace(data);
-    const { pageSize } = memory;
-    const pieces = Math.ceil(length / pageSize);
-    if (!inPlace && pieces > memory.pagesFree) return false;
-    const slot = memory.takeSlot();
-    if (slot < 0) return false;
-
-    memory.begin(slot, type, bio.position / SECTOR_SIZE);
-    let at = 0;
-    segments[at++] = memory.headerAddress(slot);
-    segments[at++] = BLOCK_HEADER_SIZE;
-    // Pages are taken from the last piece to the first, each linked in front of the one before.
-    let page = -1;
-    for (let i = pieces - 1; i >= 0; i--) {
-      const from = i * pageSize;
-      const size = Math.min(pageSize, length - from);
-      const place = 2 + 2 * i;
-      if (inPlace) segments[place] = this.#device.memory.base + data.byteOffset + from;
-      else {
-        page = memory.takePage(page);
-        if (type === BlockRequestType.OUT) memory.fill(page, data.subarray(from, from + size));
-        segments[place] = memory.pageAddress(page);
-      }
-      segments[place + 1] = size;
+    const queues = this.#queues;
+    for (let tries = 0; tries < queues.length; tries++) {
+      if ((queues[this.#turn] as RequestQueue).start(type, bio)) return true;
+      this.#advance();
     }
-    at += 2 * pieces;
-    segments[at++] = memory.statusAddress(slot);
-    segments[at] = 1;
-
-    const readable = type === BlockRequestType.OUT ? 1 + pieces : 1;
-    const error = this.#queue.enqueue(
-      slot,
-      segments,
-      0,
-      readable,
-      pieces + OVERHEAD_SEGMENTS - readable,
-    );
-    if (error !== 0) {
-      memory.givePages(page);
-      memory.giveSlot(slot);
-      if (error === -Errno.ENOSPC || error === -Errno.EMSGSIZE) return false;
-      bio.done(this.#queue.broken ?? this.#fail("IO", `request refused: errno ${-error}`));
-      return true;
-    }
-    this.#requests[slot] = { type, bio, page, length };
-    this.#inFlight += 1;
-    return true;
+    return false;
   }
 
-  /** The device signalled: take what is used, arm, and look again. */
-  #completions(): void {
-    const queue = this.#queue;
-    queue.disableInterrupt();
-    let left = BATCH;
-    do {
-      for (let slot = queue.dequeue(); slot >= 0; slot = queue.dequeue()) {
-        this.#complete(slot, queue.usedLength);
-        left -= 1;
-        if (left === 0) {
-          this.#device.tasks.enqueue(() => this.#completions());
-          this.#room();
-          return;
-        }
-      }
-    } while (queue.enableInterrupt());
-    this.#room();
+  get #inFlight(): number {
+    return this.#queues.reduce((sum, queue) => sum + queue.inFlight, 0);
   }
 
-  #room(): void {
-    if (this.#inFlight === 0) this.#onIdle?.();
+  #progress(): void {
+    if (this.#onIdle !== null && this.#inFlight === 0) this.#onIdle();
     this.onRoom?.();
-  }
-
-  #complete(slot: number, used: number): void {
-    const request = this.#requests[slot];
-    if (request === null || request === undefined) return;
-    const { type, bio, page, length } = request;
-    const memory = this.#memory;
-    this.#requests[slot] = null;
-    this.#inFlight -= 1;
-    const reads = type === BlockRequestType.IN || type === BlockRequestType.GET_ID;
-    const fault = this.#outcome(request, memory.status(slot), used >= (reads ? length : 0) + 1);
-    if (fault === null && reads && page >= 0 && bio.data !== null) {
-      let at = 0;
-      for (let p = page; p >= 0; p = memory.nextPage(p)) {
-        memory.copy(p, bio.data.subarray(at, Math.min(at + memory.pageSize, length)));
-        at += memory.pageSize;
-      }
-    }
-    memory.givePages(page);
-    memory.giveSlot(slot);
-    bio.done(fault);
-  }
-
-  /** Status to errno. Success counts only when used.len covers data and status: beyond it nothing is said (§2.7.8.3). */
-  #outcome({ type, bio, length }: Request, status: number, covered: boolean): VirtioFault | null {
-    if (status === BlockStatus.OK && covered) return null;
-    if (status === BlockStatus.UNSUPP)
-      return this.#fail("UNSUPPORTED", `${BlockRequestType[type]} is not supported by the device`);
-    const first = bio.position / SECTOR_SIZE;
-    const range = length === 0 ? "" : ` ${first}-${first + length / SECTOR_SIZE - 1}`;
-    if (type !== BlockRequestType.GET_ID)
-      this.#context.log(`hard error cmd=${bio.command}${range}`);
-    return this.#fail(
-      "IO",
-      `${bio.command} failed:${range === "" ? "" : ` sectors${range},`} status ${status}`,
-    );
   }
 
   // ── life cycle ──────────────────────────────────────────────────────────────
@@ -396,13 +337,8 @@ class Vtblk implements DiskProvider {
   }
 
   #failAll(fault: VirtioFault): void {
-    for (const [slot, request] of this.#requests.entries()) {
-      if (request === null) continue;
-      this.#requests[slot] = null;
-      this.#inFlight -= 1;
-      request.bio.done(fault);
-    }
-    this.#room();
+    for (const queue of this.#queues) queue.failAll(fault);
+    this.#progress();
   }
 
   detach(): Promise<void> {
@@ -416,16 +352,36 @@ class Vtblk implements DiskProvider {
     this.#fault ??= this.#fail("CLOSED", "the disk is detached");
     try {
       await this.#device.release();
-      this.#memory.free();
+      this.#free();
     } finally {
       this.#failAll(this.#fault);
       this.#close(orderly ? null : this.#fault);
     }
   }
 
+  /** A device that went away was not reset: memory that it may still write to is never used again. */
+  #free(): void {
+    if (this.#queues.some((queue) => queue.stranded)) {
+      this.#context.log("the device went away with requests in flight: their memory is lost");
+      return;
+    }
+    this.#pages.free();
+    for (const queue of this.#queues) queue.free();
+  }
+
   async suspend(): Promise<void> {
     this.#suspended = true;
-    if (this.#inFlight === 0) return;
+    if (!(await this.#quiesced())) {
+      this.#goOn();
+      throw this.#fail("BUSY", `${this.#inFlight} requests are in flight after ${QUIESCE_MS} ms`);
+    }
+    // One that failed meanwhile has nothing to suspend.
+    if (this.#fault === null) await this.#device.suspend();
+  }
+
+  /** Waits until nothing is in flight, with a bound. */
+  async #quiesced(): Promise<boolean> {
+    if (this.#inFlight === 0) return true;
     const idle = await new Promise<boolean>((resolve) => {
       const late = this.#device.tasks.callout(QUIESCE_MS, () => resolve(false));
       this.#onIdle = () => {
@@ -434,12 +390,16 @@ class Vtblk implements DiskProvider {
       };
     });
     this.#onIdle = null;
-    if (idle) return;
-    await this.resume();
-    throw this.#fail("BUSY", `${this.#inFlight} requests are in flight after ${QUIESCE_MS} ms`);
+    return idle;
   }
 
   async resume(): Promise<void> {
+    if (this.#fault === null) await this.#device.resume();
+    for (const queue of this.#queues) queue.arm();
+    this.#goOn();
+  }
+
+  #goOn(): void {
     this.#suspended = false;
     this.onRoom?.();
   }
@@ -459,11 +419,13 @@ async function readGeometry(
   if (features.has(BlockFeature.SIZE_MAX)) fields["sizeMax"] = BlockConfig.sizeMax;
   if (features.has(BlockFeature.SEG_MAX)) fields["segMax"] = BlockConfig.segMax;
   if (features.has(BlockFeature.BLK_SIZE)) fields["blkSize"] = BlockConfig.blkSize;
+  if (features.has(BlockFeature.MQ)) fields["numQueues"] = BlockConfig.numQueues;
   const {
     capacity = 0,
     sizeMax = PAGE_SIZE,
     segMax = 1,
     blkSize: sectorSize = SECTOR_SIZE,
+    numQueues: queues = 1,
   } = await device.config.readAll(fields);
   const refuse = (what: string): never => {
     throw new VirtioFault("DEVICE_MISBEHAVED", `device misbehaved: ${what}`, {
@@ -479,6 +441,7 @@ async function readGeometry(
     refuse(`blk_size is ${sectorSize}`);
   if (sizeMax < sectorSize) refuse(`size_max is ${sizeMax}, less than a sector`);
   if (segMax < 1) refuse(`seg_max is ${segMax}`);
+  if (queues < 1) refuse(`num_queues is ${queues}`);
   const mediaSize = Math.floor((capacity * SECTOR_SIZE) / sectorSize) * sectorSize;
   if (!Number.isSafeInteger(capacity * SECTOR_SIZE)) refuse(`capacity is ${capacity} sectors`);
   return {
@@ -488,6 +451,7 @@ async function readGeometry(
     canFlush: features.has(BlockFeature.FLUSH),
     dataSegments: Math.min(segMax, DATA_SEGMENTS_MAX),
     pageSize: Math.min(PAGE_SIZE, 2 ** Math.floor(Math.log2(sizeMax))),
+    queues,
   };
 }
 

@@ -1,13 +1,20 @@
 // A disk on the embedded machine, and backends that do what a test says.
-import type { BlkOptions, Disk, Machine } from "@virtio/core";
-import { type BlockBackend, blk, embedded, MemoryBackend, RuleBook } from "@virtio/hypervisor";
+import type { BlkOptions, Disk, Machine, VirtioNode } from "@virtio/core";
+import {
+  type BlockBackend,
+  blk,
+  type EmbeddedMachine,
+  embedded,
+  MemoryBackend,
+  RuleBook,
+} from "@virtio/hypervisor";
 import { attach, probe } from "@virtio/pci-transport";
 import { type VtblkOptions, vtblk } from "../src/index.js";
 
 /** A disk, its machine, the rule book that watches it and what was logged. */
 export interface Bench {
   readonly disk: Disk;
-  readonly machine: Machine;
+  readonly machine: EmbeddedMachine;
   readonly rules: RuleBook;
   readonly lines: string[];
 }
@@ -29,12 +36,21 @@ export async function bench(
     rules,
     ...(seed === undefined ? {} : { seed }),
   });
+  const { cpus } = machine;
+  const disk = await attach(await nodeOf(machine), vtblk(driver), {
+    cpus,
+    log: (line) => lines.push(line),
+  });
+  return { disk, machine, rules, lines };
+}
+
+/** The machine's first virtio device. */
+export async function nodeOf(machine: Machine): Promise<VirtioNode> {
   const [bus] = machine.buses;
   if (bus?.kind !== "pci") throw new Error("no PCI bus");
   const [node] = await probe(bus.bus);
   if (node === undefined) throw new Error("no device");
-  const disk = await attach(node, vtblk(driver), { log: (line) => lines.push(line) });
-  return { disk, machine, rules, lines };
+  return node;
 }
 
 /** A backend whose answers wait until the test lets them go, or fail. */

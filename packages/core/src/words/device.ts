@@ -98,4 +98,5 @@ export const reservedFeatureNames: readonly {
   { bit: ReservedFeature.NOTIFICATION_DATA, name: "NotificationData" },
   { bit: ReservedFeature.NOTIF_CONFIG_DATA, name: "NotifConfigData" },
   { bit: ReservedFeature.RING_RESET, name: "RingReset" },
+  { bit: ReservedFeature.SUSPEND, name: "Suspend" },
 ];

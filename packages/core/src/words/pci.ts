@@ -26,6 +26,23 @@ export enum PciRegister {
   INTERRUPT_PIN = 0x3d,
 }
 
+/** Registers that a type 1 header, a PCI-to-PCI bridge's, has besides (PCI-to-PCI Bridge 1.2 §3.2). Offsets. */
+export enum PciBridgeRegister {
+  PRIMARY_BUS = 0x18,
+  SECONDARY_BUS = 0x19,
+  SUBORDINATE_BUS = 0x1a,
+  IO_BASE = 0x1c,
+  IO_LIMIT = 0x1d,
+  MEMORY_BASE = 0x20,
+  MEMORY_LIMIT = 0x22,
+  PREFETCHABLE_BASE = 0x24,
+  PREFETCHABLE_LIMIT = 0x26,
+  PREFETCHABLE_BASE_UPPER = 0x28,
+  PREFETCHABLE_LIMIT_UPPER = 0x2c,
+  IO_BASE_UPPER = 0x30,
+  IO_LIMIT_UPPER = 0x32,
+}
+
 /** Bits of the command register (PCI 3.0 §6.2.2). Values. */
 export enum PciCommand {
   IO = 0x1,
@@ -99,6 +116,17 @@ export enum IsrStatus {
 /** Vector field: the event is mapped to no vector (virtio 1.4 §4.1.5.1.2). */
 export const NO_VECTOR = 0xffff;
 
+/** Bits of the MSI message control word (PCI 3.0 §6.8.1.3). Values. */
+export enum MsiControl {
+  ENABLE = 0x1,
+  /** log2 of the messages the function asks for, shifted by 1. */
+  MULTIPLE_CAPABLE = 0xe,
+  /** log2 of the messages it was given, shifted by 4. */
+  MULTIPLE_ENABLE = 0x70,
+  ADDRESS_64 = 0x80,
+  VECTOR_MASKING = 0x100,
+}
+
 /** Bits of the MSI-X message control word (PCI 3.0 §6.8.2.3). Values. */
 export enum MsixControl {
   TABLE_SIZE = 0x7ff,
@@ -108,3 +136,29 @@ export enum MsixControl {
 
 /** Bytes of an MSI-X table entry: address low, address high, data, vector control (PCI 3.0 §6.8.2.6). */
 export const MSIX_ENTRY_SIZE = 16;
+
+/** Registers of the legacy interface, in BAR 0 (virtio 1.4 §4.1.4.10). Offsets. */
+export enum LegacyRegister {
+  DEVICE_FEATURES = 0x00,
+  DRIVER_FEATURES = 0x04,
+  /** Guest-physical address of the queue, divided by {@link LEGACY_PAGE_SIZE}. */
+  QUEUE_ADDRESS = 0x08,
+  QUEUE_SIZE = 0x0c,
+  QUEUE_SELECT = 0x0e,
+  QUEUE_NOTIFY = 0x10,
+  DEVICE_STATUS = 0x12,
+  ISR_STATUS = 0x13,
+  /** While MSI-X is enabled. */
+  CONFIG_MSIX_VECTOR = 0x14,
+  /** While MSI-X is enabled. */
+  QUEUE_MSIX_VECTOR = 0x16,
+}
+
+/** Unit of the legacy queue address, and alignment of a legacy queue (virtio 1.4 §4.1.5.1.3.1). Bytes. */
+export const LEGACY_PAGE_SIZE = 4096;
+
+/** Where the device configuration begins on the legacy interface: without and with MSI-X enabled (virtio 1.4 §4.1.4.10). */
+export enum LegacyDeviceConfig {
+  WITHOUT_MSIX = 20,
+  WITH_MSIX = 24,
+}

@@ -25,6 +25,8 @@ export interface BlockModelOptions {
   readonly segMax: number;
   /** Features that are not offered though the model could. */
   readonly without: readonly BlockFeature[];
+  /** Request queues; MQ is offered when there are several. Default 1. */
+  readonly queues?: number;
 }
 
 /** Features of this model that an option can hold back. */
@@ -40,18 +42,35 @@ const CLASS_CODE = 0x01_00_00;
 /** Chains taken in one task; more wait for the next, so that other devices get their turn. */
 const BATCH = 64;
 
-/** A request that was taken. `status` is null when there is no room for one. */
+/** A request that was taken and cannot be given back yet. `status` is null when there is no room for one. */
 interface BlockRequestInHand {
   readonly chain: DeviceChain;
   status: BlockStatus | null;
   done: boolean;
 }
 
+/** What was taken from one queue and not given back. */
+interface Backlog {
+  /** Requests that the backend has. */
+  busy: number;
+  /** Resets that wait for them: then nothing is given back. */
+  idle: (() => void)[];
+  /** With IN_ORDER: requests in the order in which they were taken. */
+  order: BlockRequestInHand[];
+}
+
+/** Words of the request header (§5.2.6). */
+enum Header {
+  TYPE = 0,
+  SECTOR_LOW = 2,
+  SECTOR_HIGH = 3,
+}
+
 /** {@inheritDoc DeviceModel} */
 export class BlockModel implements DeviceModel {
   readonly type: DeviceType = DeviceType.BLOCK;
   readonly classCode: number = CLASS_CODE;
-  readonly queues = 1;
+  readonly queues: number;
   // A device that offers CONFIG_WCE offers FLUSH (§5.2.5.2): a matter of the device, not of what the driver accepts.
   readonly prerequisites: DeviceModel["prerequisites"] = [];
   readonly name: string;
@@ -59,23 +78,24 @@ export class BlockModel implements DeviceModel {
   readonly config: RegisterSpace;
   readonly #backend: BlockBackend;
   readonly #id: Uint8Array;
-  readonly #header = new DataView(new ArrayBuffer(BLOCK_HEADER_SIZE));
+  /** The header of the request that is executed: bytes, and the same as words. */
+  readonly #header = new Uint8Array(BLOCK_HEADER_SIZE);
+  readonly #words: Uint32Array;
   readonly #status = new Uint8Array(1);
+  readonly #backlogs: readonly Backlog[];
   #host: ModelHost | null = null;
-  /** Requests that the backend has. */
-  #busy = 0;
-  #idle: (() => void)[] = [];
-  /** With IN_ORDER: requests that were taken and not given back, in order. */
-  #order: BlockRequestInHand[] = [];
 
-  constructor({ name, backend, serial, segMax, without }: BlockModelOptions) {
+  constructor({ name, backend, serial, segMax, without, queues = 1 }: BlockModelOptions) {
     this.name = name;
+    this.queues = queues;
+    this.#words = new Uint32Array(this.#header.buffer);
+    this.#backlogs = Array.from({ length: queues }, () => ({ busy: 0, idle: [], order: [] }));
     this.#backend = backend;
     this.#id = new Uint8Array(BLOCK_ID_SIZE);
     new TextEncoder().encodeInto(serial, this.#id);
-    const offered = backend.readOnly
-      ? [...blockModelFeatures, BlockFeature.RO]
-      : blockModelFeatures;
+    const offered = [...blockModelFeatures];
+    if (backend.readOnly) offered.push(BlockFeature.RO);
+    if (queues > 1) offered.push(BlockFeature.MQ);
     this.features = featureSet<BlockFeature>()
       .with(...offered.filter((bit) => !without.includes(bit)))
       .words();
@@ -85,6 +105,7 @@ export class BlockModel implements DeviceModel {
     bytes.setUint32(4, Math.floor(capacity / 0x1_0000_0000), true);
     bytes.setUint32(12, segMax, true);
     bytes.setUint32(20, SECTOR_SIZE, true);
+    if (queues > 1) bytes.setUint16(34, queues, true);
     this.config = {
       length: BLOCK_CONFIG_SIZE,
       read: (offset, width) =>
@@ -109,12 +130,21 @@ export class BlockModel implements DeviceModel {
   notified(index: number): void {
     const host = this.#host;
     const queue = host?.queue(index) ?? null;
-    if (host === null || queue === null) return;
+    const backlog = this.#backlogs[index];
+    if (host === null || queue === null || backlog === undefined) return;
+    const features = featureSetFromWords<ReservedFeature>(host.features);
+    const inOrder = features.has(ReservedFeature.IN_ORDER);
     for (let n = 0; n < BATCH; n++) {
       const chain = queue.take();
       if (chain !== null) {
         host.taken(queue, chain);
-        this.#request(host, queue, chain);
+        // No room for a status: nothing can be said.
+        const outcome = chain.writableLength < 1 ? null : this.#execute(host, chain);
+        if (outcome instanceof Promise) this.#wait(host, queue, backlog, chain, outcome, inOrder);
+        else if (inOrder) {
+          backlog.order.push({ chain, status: outcome, done: true });
+          this.#finishInOrder(queue, backlog);
+        } else this.#finish(queue, chain, outcome);
       } else if (!queue.enableNotify()) {
         // Doorbells were asked for before the last look, so no chain is missed.
         host.used(index);
@@ -125,84 +155,71 @@ export class BlockModel implements DeviceModel {
     host.tasks.enqueue(() => this.notified(index));
   }
 
-  /** Executes one request and gives its chain back, now or when the backend is done. */
-  #request(host: ModelHost, queue: DeviceQueue, chain: DeviceChain): void {
-    const inOrder = featureSetFromWords<ReservedFeature>(host.features).has(
-      ReservedFeature.IN_ORDER,
-    );
-    // No room for a status: nothing can be said.
-    const outcome = chain.writableLength < 1 ? null : this.#execute(host, chain);
-    const request = {
-      chain,
-      status: typeof outcome === "number" ? outcome : null,
-      done: !(outcome instanceof Promise),
-    };
-    if (inOrder) this.#order.push(request);
-    if (request.done) {
-      this.#complete(queue, request, inOrder);
-      return;
-    }
-    this.#busy += 1;
+  /** Gives a request back when the backend is done with it. */
+  #wait(
+    host: ModelHost,
+    queue: DeviceQueue,
+    backlog: Backlog,
+    chain: DeviceChain,
+    outcome: Promise<void>,
+    inOrder: boolean,
+  ): void {
+    const request: BlockRequestInHand = { chain, status: null, done: false };
+    if (inOrder) backlog.order.push(request);
+    backlog.busy += 1;
     const done = (status: BlockStatus): void => {
-      this.#busy -= 1;
+      backlog.busy -= 1;
       request.status = status;
       request.done = true;
-      // A reset waits for this: then nothing is given back.
-      if (this.#idle.length === 0) {
-        this.#complete(queue, request, inOrder);
+      if (backlog.idle.length === 0) {
+        if (inOrder) this.#finishInOrder(queue, backlog);
+        else this.#finish(queue, chain, status);
         host.tasks.enqueue(() => host.used(queue.index));
       }
-      if (this.#busy === 0) for (const idle of this.#idle.splice(0)) idle();
+      if (backlog.busy === 0) for (const idle of backlog.idle.splice(0)) idle();
     };
-    void host.outside(outcome as Promise<void>).then(
+    void host.outside(outcome).then(
       () => done(BlockStatus.OK),
       () => done(BlockStatus.IOERR),
     );
   }
 
-  /** Gives one request back, or with IN_ORDER every request at the front that is done (virtio 1.4 §6.2). */
-  #complete(queue: DeviceQueue, request: BlockRequestInHand, inOrder: boolean): void {
-    if (!inOrder) {
-      this.#finish(queue, request);
-      return;
-    }
-    for (let first = this.#order[0]; first?.done === true; first = this.#order[0]) {
-      this.#order.shift();
-      this.#finish(queue, first);
+  /** With IN_ORDER: gives back every request at the front that is done (virtio 1.4 §6.2). */
+  #finishInOrder(queue: DeviceQueue, { order }: Backlog): void {
+    for (let first = order[0]; first?.done === true; first = order[0]) {
+      order.shift();
+      this.#finish(queue, first.chain, first.status);
     }
   }
 
   /** 16 bytes of header, data, one byte of status, cut into segments in any way (§2.7.4, §5.2.6). */
   #execute(host: ModelHost, chain: DeviceChain): BlockStatus | Promise<void> {
-    const header = this.#header;
+    const words = this.#words;
     const backend = this.#backend;
-    if (chain.read(0, new Uint8Array(header.buffer)) < BLOCK_HEADER_SIZE) return BlockStatus.IOERR;
-    const type = header.getUint32(0, true);
-    const sectorLow = header.getUint32(8, true);
-    const sectorHigh = header.getUint32(12, true);
+    if (chain.read(0, this.#header) < BLOCK_HEADER_SIZE) return BlockStatus.IOERR;
+    const type = words[Header.TYPE] as number;
+    const sectorLow = words[Header.SECTOR_LOW] as number;
+    const sectorHigh = words[Header.SECTOR_HIGH] as number;
     const dataOut = chain.readableLength - BLOCK_HEADER_SIZE;
     const dataIn = chain.writableLength - 1;
-    const capacity = backend.size / SECTOR_SIZE;
+    const sector = sectorHigh * 0x1_0000_0000 + sectorLow;
     if (host.rules !== null)
       checkBlockRequest(
         host.rules,
         this.name,
         { type, sectorLow, sectorHigh, dataOut, dataIn },
-        capacity,
+        backend.size / SECTOR_SIZE,
       );
 
-    const sector = sectorHigh * 0x1_0000_0000 + sectorLow;
-    const fits = (length: number): boolean =>
-      length % SECTOR_SIZE === 0 && sector + length / SECTOR_SIZE <= capacity;
     switch (type) {
       case BlockRequestType.IN:
-        if (!fits(dataIn)) return BlockStatus.IOERR;
+        if (!this.#fits(sector, dataIn)) return BlockStatus.IOERR;
         return (
           backend.read(sector * SECTOR_SIZE, chain.writablePieces(0, dataIn)) ?? BlockStatus.OK
         );
       case BlockRequestType.OUT:
         // A read-only device writes nothing (§5.2.6.2).
-        if (backend.readOnly || !fits(dataOut)) return BlockStatus.IOERR;
+        if (backend.readOnly || !this.#fits(sector, dataOut)) return BlockStatus.IOERR;
         return (
           backend.write(sector * SECTOR_SIZE, chain.readablePieces(BLOCK_HEADER_SIZE, dataOut)) ??
           BlockStatus.OK
@@ -217,8 +234,13 @@ export class BlockModel implements DeviceModel {
     }
   }
 
+  #fits(sector: number, length: number): boolean {
+    const sectors = length / SECTOR_SIZE;
+    return length % SECTOR_SIZE === 0 && sector + sectors <= this.#backend.size / SECTOR_SIZE;
+  }
+
   /** Writes the status byte, the last writable one, and puts the chain back. */
-  #finish(queue: DeviceQueue, { chain, status }: BlockRequestInHand): void {
+  #finish(queue: DeviceQueue, chain: DeviceChain, status: BlockStatus | null): void {
     if (status !== null) {
       this.#status[0] = status;
       // used.len counts from the first writable byte: what comes before the status was written, or is cleared now (§2.7.8.2).
@@ -229,12 +251,14 @@ export class BlockModel implements DeviceModel {
     queue.put(chain, chain.writableLength);
   }
 
-  reset(): Promise<void> | null {
-    this.#order = [];
-    if (this.#busy === 0) return null;
-    return new Promise((resolve) => {
-      this.#idle.push(resolve);
-    });
+  reset(queue?: number): Promise<void> | null {
+    const waits: Promise<void>[] = [];
+    for (const [index, backlog] of this.#backlogs.entries()) {
+      if (queue !== undefined && queue !== index) continue;
+      backlog.order = [];
+      if (backlog.busy > 0) waits.push(new Promise((resolve) => backlog.idle.push(resolve)));
+    }
+    return waits.length === 0 ? null : Promise.all(waits).then(() => {});
   }
 
   close(): Promise<void> {

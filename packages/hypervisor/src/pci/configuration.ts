@@ -1,4 +1,5 @@
 // One function's configuration space (PCI 3.0 §6): an image, a mask of what a driver may change, and what a change does.
+import { VirtioFault } from "@virtio/core";
 import { type PciCapability, PciCommand, PciRegister, PciStatus } from "@virtio/core/pci";
 import { allOnes, type RegisterSpace } from "../registers.js";
 
@@ -18,15 +19,23 @@ export interface PciIdentity {
 /** A base address register: what it decodes, a power of two long. */
 export interface BarSpec {
   readonly index: number;
-  readonly wide: boolean;
+  readonly kind: "io" | "memory32" | "memory64";
   readonly space: RegisterSpace;
 }
+
+/** Fixed low bits of a base address register (PCI 3.0 §6.2.5.1). */
+const barBits = { io: 1, memory32: 0, memory64: 4 } as const;
 
 /** A capability: its id, its body after the two header bytes, and which of these bytes a driver may change. */
 export interface CapabilitySpec {
   readonly id: PciCapability;
   readonly body: readonly number[];
   readonly writable?: readonly number[];
+}
+
+/** A capability and where it lies in configuration space. */
+export interface PlacedCapability extends CapabilitySpec {
+  readonly at: number;
 }
 
 const SIZE = 256;
@@ -39,13 +48,24 @@ export const le32 = (value: number): readonly number[] =>
 /** 16-bit value as two bytes, low first. */
 export const le16 = (value: number): readonly number[] => [value & 0xff, (value >>> 8) & 0xff];
 
+/** Gives capabilities their places, one behind the other. @throws VirtioFault INVALID when they do not fit */
+export function placeCapabilities(specs: readonly CapabilitySpec[]): readonly PlacedCapability[] {
+  let at = FIRST_CAPABILITY;
+  const placed = specs.map((spec) => {
+    const here = at;
+    at += Math.ceil((HEADER_SIZE + spec.body.length) / 4) * 4;
+    return { ...spec, at: here };
+  });
+  if (at > SIZE)
+    throw new VirtioFault("INVALID", `capabilities end at ${at} of ${SIZE} bytes of configuration`);
+  return placed;
+}
+
 /** Configuration space of one function. */
 export class PciConfiguration {
   readonly #bytes = new Uint8Array(SIZE);
   readonly #mask = new Uint8Array(SIZE);
   readonly #bars: readonly BarSpec[];
-  /** Offset of each capability, in the order given. */
-  readonly capabilities: readonly number[];
   /** Called after a write, with the range it hit. */
   onWrite: ((offset: number, width: number) => void) | null = null;
   /** Called before a read, with the range it asks for. */
@@ -54,7 +74,7 @@ export class PciConfiguration {
   constructor(
     identity: PciIdentity,
     bars: readonly BarSpec[],
-    capabilities: readonly CapabilitySpec[],
+    capabilities: readonly PlacedCapability[],
   ) {
     this.#bars = bars;
     this.#put(PciRegister.VENDOR_ID, le16(identity.vendor));
@@ -70,24 +90,17 @@ export class PciConfiguration {
     this.#put(PciRegister.SUBSYSTEM_ID, le16(identity.subsystem));
     this.#put(PciRegister.INTERRUPT_LINE, [0], [0xff]);
     this.#put(PciRegister.INTERRUPT_PIN, [identity.interruptPin]);
-    for (const { index, wide, space } of bars) {
+    for (const { index, kind, space } of bars) {
+      const at = PciRegister.BAR0 + index * 4;
       // Bits below the length are fixed: that is how a driver sizes the BAR (PCI 3.0 §6.2.5.1).
-      this.#put(PciRegister.BAR0 + index * 4, le32(wide ? 4 : 0), le32(-space.length));
-      if (wide) this.#put(PciRegister.BAR0 + index * 4 + 4, [0, 0, 0, 0], [0xff, 0xff, 0xff, 0xff]);
+      this.#put(at, le32(barBits[kind]), le32(-space.length));
+      if (kind === "memory64") this.#put(at + 4, [0, 0, 0, 0], [0xff, 0xff, 0xff, 0xff]);
     }
-    let at = FIRST_CAPABILITY;
-    const offsets = capabilities.map(({ body }) => {
-      const here = at;
-      at += Math.ceil((HEADER_SIZE + body.length) / 4) * 4;
-      return here;
-    });
-    this.capabilities = offsets;
-    for (const [i, { id, body, writable = [] }] of capabilities.entries()) {
-      const here = offsets[i] ?? 0;
-      this.#put(here, [id, offsets[i + 1] ?? 0, ...body], [0, 0, ...writable]);
-    }
-    if (offsets[0] !== undefined) {
-      this.#put(PciRegister.CAPABILITIES, [offsets[0]]);
+    for (const [i, { id, at, body, writable = [] }] of capabilities.entries())
+      this.#put(at, [id, capabilities[i + 1]?.at ?? 0, ...body], [0, 0, ...writable]);
+    const [first] = capabilities;
+    if (first !== undefined) {
+      this.#put(PciRegister.CAPABILITIES, [first.at]);
       this.#put(PciRegister.STATUS, le16(PciStatus.CAPABILITIES));
     }
   }
@@ -131,16 +144,17 @@ export class PciConfiguration {
   }
 
   get command(): number {
-    return this.read(PciRegister.COMMAND, 2);
+    return this.peek(PciRegister.COMMAND, 2);
   }
 
-  /** What BAR `index` decodes, if it was placed. */
-  bar(index: number): RegisterSpace | null {
+  /** BAR `index`, if there is one and it was placed. */
+  bar(index: number): BarSpec | null {
     const spec = this.#bars.find((bar) => bar.index === index);
     if (spec === undefined) return null;
     const register = PciRegister.BAR0 + index * 4;
     const placed =
-      (this.read(register, 4) & ~15) !== 0 || (spec.wide && this.read(register + 4, 4) !== 0);
-    return placed ? spec.space : null;
+      (this.peek(register, 4) & ~(spec.kind === "io" ? 3 : 15)) !== 0 ||
+      (spec.kind === "memory64" && this.peek(register + 4, 4) !== 0);
+    return placed ? spec : null;
   }
 }

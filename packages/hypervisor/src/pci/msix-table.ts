@@ -59,7 +59,8 @@ export class MsixTable implements RegisterSpace {
     for (const vector of [...this.#pending]) {
       if (((this.#entries[vector * WORDS + 3] ?? 0) & MASKED) !== 0) continue;
       this.#pending.delete(vector);
-      this.#send(this.#entries[vector * WORDS] ?? 0, this.#entries[vector * WORDS + 2] ?? 0);
+      const [low = 0, high = 0, data = 0] = this.#entries.subarray(vector * WORDS);
+      this.#send(high * 0x1_0000_0000 + low, data);
     }
   }
 }

@@ -23,6 +23,18 @@ const FIRST_MESSAGE_IRQ = 256;
 const FIRST_LINE = 20;
 const LINES = 4;
 
+/** Slots of the root's bus: 0 is the host bridge's. */
+const FIRST_SLOT = 1;
+const LAST_SLOT = 31;
+
+interface Slot {
+  readonly fn: PciFunction;
+  /** The machine is closed. */
+  readonly leave: (fault: VirtioFault) => void;
+  /** The function is taken out. */
+  readonly remove: (fault: VirtioFault) => void;
+}
+
 interface Message {
   readonly irq: string;
   readonly name: string;
@@ -50,13 +62,12 @@ export class PciRoot implements PciBus {
   };
   onChange: ((address: PciAddress, what: "added" | "removed") => void) | null = null;
   readonly poll: () => void;
-  readonly #gone: Promise<VirtioFault>;
-  #leave: (fault: VirtioFault) => void = () => {};
   #closed: VirtioFault | null = null;
   readonly #lines: readonly InterruptLine[];
   /** Functions that hold each line high. */
   readonly #raised: readonly Set<number>[];
-  readonly #functions: PciFunction[] = [];
+  /** By slot, in the order of their slots. */
+  readonly #slots: (Slot | null)[] = [];
   /** By message data. */
   readonly #messages: (Message | null)[] = [];
 
@@ -64,9 +75,6 @@ export class PciRoot implements PciBus {
     this.memory = memory;
     this.tasks = tasks;
     this.poll = poll;
-    this.#gone = new Promise((resolve) => {
-      this.#leave = resolve;
-    });
     this.#lines = Array.from(
       { length: LINES },
       (_, i) => new InterruptLine(FIRST_LINE + i, tasks, log),
@@ -78,11 +86,11 @@ export class PciRoot implements PciBus {
   close(fault: VirtioFault): void {
     this.#closed ??= fault;
     for (const line of this.#lines) line.set(false);
-    this.#leave(this.#closed);
+    for (const slot of this.#slots) slot?.leave(this.#closed);
   }
 
   async functions(): Promise<readonly PciFunction[]> {
-    return [...this.#functions];
+    return this.#slots.flatMap((slot) => (slot === null ? [] : [slot.fn]));
   }
 
   /** Counters of lines and messages that somebody handles or that have counted. */
@@ -111,35 +119,67 @@ export class PciRoot implements PciBus {
     this.#lines[line]?.set(raised !== undefined && raised.size > 0);
   }
 
-  /** Puts a device into the next slot, from slot 1 on; returns its slot. */
-  add(configuration: PciConfiguration): number {
-    const slot = this.#functions.length + 1;
-    if (slot > 31) throw new VirtioFault("NO_SPACE", "no free PCI slot: 31 devices at most");
-    this.#functions.push({
-      address: { domain: 0, bus: 0, device: slot, function: 0 },
-      read: async (offset, width) => {
-        if (this.#closed !== null) throw this.#closed;
-        return configuration.read(offset, width);
-      },
-      write: async (offset, width, value) => {
-        if (this.#closed !== null) throw this.#closed;
-        configuration.write(offset, width, value);
-      },
-      mapBar: async (index) => this.#map(configuration, index),
-      interrupts: this.#interruptsOf(slot, configuration),
-      gone: this.#gone,
+  /** Puts a function into the first free slot, from slot 1 on; returns its address. @throws VirtioFault NO_SPACE */
+  add(configuration: PciConfiguration): PciAddress {
+    const at = FIRST_SLOT + [...this.#slots, null].indexOf(null);
+    if (at > LAST_SLOT)
+      throw new VirtioFault("NO_SPACE", `no free PCI slot: ${LAST_SLOT} devices at most`);
+    const address = { domain: 0, bus: 0, device: at, function: 0 };
+    let leave: (fault: VirtioFault) => void = () => {};
+    const gone = new Promise<VirtioFault>((resolve) => {
+      leave = resolve;
     });
-    return slot;
+    // What is left of a function that was taken out: nothing answers, as on an empty slot.
+    let removed: VirtioFault | null = null;
+    const present = (): boolean => {
+      if (this.#closed !== null) throw this.#closed;
+      return removed === null;
+    };
+    const interrupts = this.#interruptsOf(at, configuration, () => removed === null);
+    this.#slots[at - FIRST_SLOT] = {
+      leave,
+      remove: (fault) => {
+        removed = fault;
+        interrupts.release();
+        leave(fault);
+      },
+      fn: {
+        address,
+        read: async (offset, width) =>
+          present() ? configuration.read(offset, width) : allOnes(width),
+        write: async (offset, width, value) => {
+          if (present()) configuration.write(offset, width, value);
+        },
+        mapBar: async (index) => {
+          if (!present()) throw removed;
+          return this.#map(configuration, index, () => removed === null);
+        },
+        interrupts,
+        gone,
+      },
+    };
+    return address;
   }
 
-  #interruptsOf(slot: number, configuration: PciConfiguration): PciInterrupts {
+  /** Takes a function out of its slot, which is free then. */
+  remove(address: PciAddress, fault: VirtioFault): void {
+    const slot = this.#slots[address.device - FIRST_SLOT];
+    this.#slots[address.device - FIRST_SLOT] = null;
+    slot?.remove(fault);
+  }
+
+  #interruptsOf(
+    slot: number,
+    configuration: PciConfiguration,
+    present: () => boolean,
+  ): PciInterrupts {
     const held = new Set<number>();
     let leave: (() => void) | null = null;
     const line = this.#lines[slot % LINES] as InterruptLine;
     configuration.set(PciRegister.INTERRUPT_LINE, 1, FIRST_LINE + (slot % LINES));
     return {
       irq: FIRST_LINE + (slot % LINES),
-      deliverable: ["msix", "msix-shared", "intx"],
+      deliverable: ["msix", "msix-shared", "msi", "intx"],
       message: async (_n, name, handler) => {
         const data = this.#messages.length;
         this.#messages.push({ irq: `irq${FIRST_MESSAGE_IRQ + data}`, name, handler, count: 0 });
@@ -148,7 +188,7 @@ export class PciRoot implements PciBus {
       },
       line: async (name, service) => {
         leave?.();
-        leave = line.join(name, service);
+        leave = present() ? line.join(name, service) : null;
       },
       release: () => {
         for (const data of held) this.#messages[data] = null;
@@ -159,10 +199,12 @@ export class PciRoot implements PciBus {
     };
   }
 
-  #map(configuration: PciConfiguration, index: number): IoRegion {
-    const space = configuration.bar(index);
-    if (space === null) throw new VirtioFault("INVALID", `BAR ${index} is not placed`);
-    const decodes = (): boolean => (configuration.command & PciCommand.MEMORY) !== 0;
+  #map(configuration: PciConfiguration, index: number, present: () => boolean): IoRegion {
+    const bar = configuration.bar(index);
+    if (bar === null) throw new VirtioFault("INVALID", `BAR ${index} is not placed`);
+    const { space, kind } = bar;
+    const decode = kind === "io" ? PciCommand.IO : PciCommand.MEMORY;
+    const decodes = (): boolean => present() && (configuration.command & decode) !== 0;
     const checked = (offset: number, width: number): void => {
       if (this.#closed !== null) throw this.#closed;
       if (offset < 0 || offset % width !== 0 || offset + width > space.length)

@@ -1,135 +1,66 @@
-// The configuration space of a modern virtio function (virtio 1.4 §4.1.4): where its structures lie, its MSI-X control word, and the
-// window through which a driver without BARs reaches them.
+// What the configuration space of a virtio function says (virtio 1.4 §4.1.2, §4.1.4): who it is, and where its structures lie.
 import type { DeviceType } from "@virtio/core";
 import {
   MODERN_DEVICE_ID_BASE,
   MsixControl,
   PciCapability,
-  PciRegister,
+  TRANSITIONAL_DEVICE_ID_BASE,
   VIRTIO_VENDOR_ID,
   VirtioCapability,
 } from "@virtio/core/pci";
-import type { RegisterSpace } from "../registers.js";
+import type { ObservedCapability } from "../rules/layout-rules.js";
 import {
-  type BarSpec,
   type CapabilitySpec,
   le16,
   le32,
-  PciConfiguration,
+  type PciIdentity,
+  type PlacedCapability,
 } from "./configuration.js";
-import { type MsixTable, PENDING_AT } from "./msix-table.js";
+import { PENDING_AT } from "./msix-table.js";
+import type { StructureLayout } from "./structure-layout.js";
+import type { InterfaceKind } from "./virtio-device.js";
 
+/** BAR 0 holds the legacy registers (§4.1.4.10). */
+export const LEGACY_BAR = 0;
 /** BAR 1 holds the MSI-X table. */
-const MSIX_BAR = 1;
-/** BAR 4 holds, 4 KiB each, the virtio structures, as QEMU lays them out. */
-const STRUCTURES_BAR = 4;
+export const MSIX_BAR = 1;
+/** BAR 4 holds the virtio structures. */
+export const STRUCTURES_BAR = 4;
+
+/** Bytes of every structure but the device configuration, at most. */
 const STRUCTURE_LENGTH = 0x1000;
 const COMMON_LENGTH = 0x40;
 
-/** Offsets of the structures in their BAR, and its length. Bytes. */
-export const layout = {
-  common: 0x0000,
-  isr: 0x1000,
-  device: 0x2000,
-  notify: 0x3000,
-  length: 0x4000,
-} as const;
+/** Transitional device ids by type, from {@link TRANSITIONAL_DEVICE_ID_BASE} on (§4.1.2): net, block, balloon, console, SCSI, entropy. */
+const transitionalIds: readonly DeviceType[] = [1, 2, 5, 3, 8, 4];
 
-/** Bytes between two doorbells. */
-export const NOTIFY_MULTIPLIER = 4;
-
-// Fields of the configuration access capability (§4.1.4.9).
-const WINDOW_BAR = 4;
-const WINDOW_OFFSET = 8;
-const WINDOW_LENGTH = 12;
-const WINDOW_DATA = 16;
-const WINDOW_END = 20;
-
-/** What the configuration space of a function is made of, and what it tells the function. */
-export interface VirtioConfigurationOptions {
-  readonly type: DeviceType;
-  readonly classCode: number;
-  readonly structures: RegisterSpace;
-  /** Bytes of the device configuration. */
-  readonly configLength: number;
-  readonly msix: MsixTable | null;
-  /** The command register, or what MSI-X may send, changed. */
-  readonly onChange: () => void;
-  /** Configuration space was written to: whether where it may be. */
-  readonly onWrite: (offset: number, allowed: boolean) => void;
-}
-
-/** Makes it. */
-export function virtioConfiguration(options: VirtioConfigurationOptions): PciConfiguration {
-  const { type, classCode, structures, msix } = options;
-  const bars: BarSpec[] = [{ index: STRUCTURES_BAR, wide: true, space: structures }];
-  if (msix !== null) bars.unshift({ index: MSIX_BAR, wide: false, space: msix });
-  const virtio = virtioCapabilities(options.configLength);
-  const configuration = new PciConfiguration(
-    {
-      vendor: VIRTIO_VENDOR_ID,
-      device: MODERN_DEVICE_ID_BASE + type,
-      revision: 1,
-      classCode,
-      subsystemVendor: VIRTIO_VENDOR_ID,
-      subsystem: 0x1100,
-      interruptPin: 1,
-    },
-    bars,
-    msix === null ? virtio : [...virtio, msixCapability(msix.vectors)],
-  );
-  const first = configuration.capabilities[0] ?? 0;
-  const windowAt = configuration.capabilities[virtio.length - 1] ?? 0;
-  const msixAt = msix === null ? null : (configuration.capabilities[virtio.length] ?? null);
-  const hits = (at: number, end: number, offset: number, width: number): boolean =>
-    offset < end && offset + width > at;
-
-  /** The window's target, when it is a whole, aligned access to a BAR (§4.1.4.9.1). */
-  const target = (): { space: RegisterSpace; offset: number; width: 1 | 2 | 4 } | null => {
-    const bar = configuration.peek(windowAt + WINDOW_BAR, 1);
-    const offset = configuration.peek(windowAt + WINDOW_OFFSET, 4);
-    const width = configuration.peek(windowAt + WINDOW_LENGTH, 4);
-    const space = bars.find(({ index }) => index === bar)?.space;
-    if ((width !== 1 && width !== 2 && width !== 4) || space === undefined) return null;
-    return offset % width === 0 && offset + width <= space.length ? { space, offset, width } : null;
+/** Who a function says that it is. */
+export function virtioIdentity(
+  type: DeviceType,
+  kind: InterfaceKind,
+  classCode: number,
+): PciIdentity {
+  const modern = kind === "modern";
+  return {
+    vendor: VIRTIO_VENDOR_ID,
+    device: modern
+      ? MODERN_DEVICE_ID_BASE + type
+      : TRANSITIONAL_DEVICE_ID_BASE + transitionalIds.indexOf(type),
+    revision: modern ? 1 : 0,
+    classCode,
+    subsystemVendor: VIRTIO_VENDOR_ID,
+    subsystem: modern ? 0x1100 : type,
+    interruptPin: 1,
   };
-  configuration.onRead = (offset, width) => {
-    const found = hits(windowAt + WINDOW_DATA, windowAt + WINDOW_END, offset, width)
-      ? target()
-      : null;
-    if (found !== null)
-      configuration.set(windowAt + WINDOW_DATA, 4, found.space.read(found.offset, found.width));
-  };
-  configuration.onWrite = (offset, width) => {
-    if (msix !== null && msixAt !== null && hits(msixAt, msixAt + 4, offset, width)) {
-      const control = configuration.peek(msixAt + 2, 2);
-      msix.enabled = (control & MsixControl.ENABLE) !== 0;
-      msix.masked = (control & MsixControl.FUNCTION_MASK) !== 0;
-      msix.deliverPending();
-      options.onChange();
-    }
-    if (offset === PciRegister.COMMAND) options.onChange();
-    const hit = hits(first, windowAt + WINDOW_END, offset, width);
-    options.onWrite(offset, !hit || configuration.writable(offset));
-    if (!hit) return;
-    const found = hits(windowAt + WINDOW_DATA, windowAt + WINDOW_END, offset, width)
-      ? target()
-      : null;
-    found?.space.write(
-      found.offset,
-      found.width,
-      configuration.peek(windowAt + WINDOW_DATA, found.width),
-    );
-  };
-  return configuration;
 }
 
 /** One of each structure, the window last. */
-function virtioCapabilities(configLength: number): readonly CapabilitySpec[] {
+export function virtioCapabilities(layout: StructureLayout): readonly CapabilitySpec[] {
+  const { common, isr, device, notify, length, configLength, multiplier } = layout;
   const structure = (
     kind: VirtioCapability,
     offset: number,
-    length: number,
+    bytes: number,
     extra: readonly number[] = [],
   ): CapabilitySpec => ({
     id: PciCapability.VENDOR,
@@ -141,16 +72,16 @@ function virtioCapabilities(configLength: number): readonly CapabilitySpec[] {
       0,
       0,
       ...le32(offset),
-      ...le32(length),
+      ...le32(bytes),
       ...extra,
     ],
   });
   const all = [0xff, 0xff, 0xff, 0xff];
   return [
-    structure(VirtioCapability.COMMON, layout.common, COMMON_LENGTH),
-    structure(VirtioCapability.ISR, layout.isr, STRUCTURE_LENGTH),
-    structure(VirtioCapability.DEVICE, layout.device, configLength),
-    structure(VirtioCapability.NOTIFY, layout.notify, STRUCTURE_LENGTH, le32(NOTIFY_MULTIPLIER)),
+    structure(VirtioCapability.COMMON, common, COMMON_LENGTH),
+    structure(VirtioCapability.ISR, isr, Math.min(STRUCTURE_LENGTH, device - isr)),
+    structure(VirtioCapability.DEVICE, device, configLength),
+    structure(VirtioCapability.NOTIFY, notify, length - notify, le32(multiplier)),
     // bar, offset, length and data may be written.
     {
       ...structure(VirtioCapability.PCI, 0, 0, [0, 0, 0, 0]),
@@ -159,10 +90,30 @@ function virtioCapabilities(configLength: number): readonly CapabilitySpec[] {
   ];
 }
 
-function msixCapability(vectors: number): CapabilitySpec {
+/** A table of `vectors` entries in BAR 1. */
+export function msixCapability(vectors: number): CapabilitySpec {
   return {
     id: PciCapability.MSIX,
     body: [...le16(vectors - 1), ...le32(MSIX_BAR), ...le32(PENDING_AT | MSIX_BAR)],
     writable: le16(MsixControl.ENABLE | MsixControl.FUNCTION_MASK),
   };
+}
+
+/** Capabilities as the rules look at them. */
+export function observedCapabilities(
+  placed: readonly PlacedCapability[],
+): readonly ObservedCapability[] {
+  return placed.map(({ id, at, body }) => {
+    const fields = new DataView(Uint8Array.from([0, 0, ...body, ...le32(0), ...le32(0)]).buffer);
+    const whole = body.length >= 14;
+    return {
+      at,
+      length: 2 + body.length,
+      id,
+      type: fields.getUint8(3),
+      bar: fields.getUint8(4),
+      offset: whole ? fields.getUint32(8, true) : 0,
+      bytes: whole ? fields.getUint32(12, true) : 0,
+    };
+  });
 }

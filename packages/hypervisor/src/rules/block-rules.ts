@@ -1,11 +1,14 @@
-// Rules that a block device sees in requests: virtio 1.4 §5.2.6.1.
+// Rules that a block device sees in requests: virtio 1.4 §5.2.6.1, §5.2.6.3, §5.2.6.4.
+import { DeviceType } from "@virtio/core";
 import {
+  BLOCK_HEADER_SIZE,
   BLOCK_ID_SIZE,
   BLOCK_RANGE_SIZE,
   BlockFeature,
   BlockRequestType,
   SECTOR_SIZE,
 } from "@virtio/core/block";
+import type { DeviceChain } from "@virtio/ring";
 import type { RuleBook } from "./rule-book.js";
 
 /** One request as the device read it. */
@@ -86,3 +89,36 @@ export const blockConfigGates: readonly (readonly [
   [60, 72, BlockFeature.SECURE_ERASE],
   [72, 93, BlockFeature.ZONED],
 ];
+
+/** Bytes at the start of each type's configuration that change while they are read, and that no generation guards (§2.5.4): `capacity`. */
+export const racyConfigLength: ReadonlyMap<DeviceType, number> = new Map([[DeviceType.BLOCK, 8]]);
+
+const requestTypes: readonly unknown[] = Object.values(BlockRequestType);
+
+/**
+ * Looks at one chain of a legacy driver: words in the guest's byte order, which is this host's, and without ANY_LAYOUT a header and a
+ * status of their own.
+ */
+export function checkLegacyBlockChain(
+  check: (clause: string, kept: boolean, what: () => string) => void,
+  chain: DeviceChain,
+  anyLayout: boolean,
+): void {
+  const header = new DataView(new ArrayBuffer(BLOCK_HEADER_SIZE));
+  chain.read(0, new Uint8Array(header.buffer));
+  const swapped = header.getUint32(0, false);
+  check(
+    "BLK-OP-LEGACY-1",
+    requestTypes.includes(header.getUint32(0, true)) || !requestTypes.includes(swapped),
+    () => `request type ${swapped} is in the other byte order`,
+  );
+  if (anyLayout) return;
+  const { readableLength, writableLength } = chain;
+  const [first] = chain.readablePieces(0, readableLength);
+  const last = chain.writablePieces(0, writableLength).at(-1);
+  check(
+    "BLK-FRAME-LEGACY-1",
+    first?.length === BLOCK_HEADER_SIZE && last?.length === 1,
+    () => `header in ${first?.length ?? 0} bytes, status in ${last?.length ?? 0} (no ANY_LAYOUT)`,
+  );
+}

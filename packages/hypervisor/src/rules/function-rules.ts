@@ -1,27 +1,26 @@
-// Rules that a virtio function sees at its registers: virtio 1.4 chapters 2, 3, 4.1 and 6.
-import { DeviceStatus } from "@virtio/core";
+// Rules that a virtio function sees at the registers of its modern interface: virtio 1.4 chapters 2, 3, 4.1 and 6.
+import { DeviceStatus, type DeviceType, ReservedFeature } from "@virtio/core";
 import { CommonConfig, NO_VECTOR } from "@virtio/core/pci";
+import { hasBit } from "../feature-words.js";
+import { checkFeatures } from "./feature-rules.js";
+import type { InterruptRules, VectorField } from "./interrupt-rules.js";
 import type { RuleBook } from "./rule-book.js";
+import { SuspendRules } from "./suspend-rules.js";
 
 /** What the rules need to know of a function. */
 export interface ObservedFunction {
   readonly name: string;
-  /** Words of all bits the device offers. */
+  readonly type: DeviceType;
+  /** Words of all bits the modern interface offers. */
   readonly offered: readonly number[];
   /** Words of the bits the driver accepted so far. */
   readonly accepted: readonly number[];
   readonly status: number;
   readonly prerequisites: readonly (readonly [bit: number, needs: number])[];
-  readonly msix: { readonly enabled: boolean; readonly vectors: number };
   configGate(offset: number): number | undefined;
 }
 
-const bit = (words: readonly number[], n: number): boolean =>
-  ((words[n >>> 5] ?? 0) & (1 << (n & 31))) !== 0;
 const hex = (value: number): string => `0x${value.toString(16)}`;
-const VERSION_1 = 32;
-const RING_PACKED = 34;
-const NOTIFICATION_DATA = 38;
 const WRITEBACK_AT = 32;
 
 /** Order of the status bits in the initialization sequence (§3.1.1). */
@@ -45,7 +44,15 @@ const readOnly = new Map<number, string>([
 const isQueueSetup = (offset: number): boolean =>
   offset >= CommonConfig.QUEUE_SIZE && offset < CommonConfig.QUEUE_NOTIF_CONFIG_DATA;
 
-/** Watches the registers of one function. */
+/** The vector register at an offset, if it is one. */
+const vectorField = (offset: number): VectorField | null =>
+  offset === CommonConfig.CONFIG_MSIX_VECTOR
+    ? "config"
+    : offset === CommonConfig.QUEUE_MSIX_VECTOR
+      ? "queue"
+      : null;
+
+/** Watches the modern registers of one function. */
 export class FunctionRules {
   readonly #book: RuleBook;
   readonly #function: ObservedFunction;
@@ -61,33 +68,40 @@ export class FunctionRules {
   /** Device configuration that must not be written, or read, before FEATURES_OK was. */
   #wroteEarly = false;
   #readWritebackEarly = false;
-  /** The ISR was read while MSI-X was enabled. */
-  #readIsr = false;
   /** Queues that were reset and not seen reset yet. */
   readonly #resettingQueues = new Set<number>();
   /** Queues that were reset and are to be set up anew. */
   readonly #resetQueues = new Set<number>();
   /** Fields written of the selected queue since its last enable or reset. */
   readonly #written = new Map<number, Set<number>>();
-  #vectorUnread: number | null = null;
+  readonly #interrupts: InterruptRules;
+  readonly #suspend: SuspendRules;
 
-  constructor(book: RuleBook, fn: ObservedFunction) {
+  constructor(book: RuleBook, fn: ObservedFunction, interrupts: InterruptRules) {
     this.#book = book;
     this.#function = fn;
+    this.#interrupts = interrupts;
+    this.#suspend = new SuspendRules(book, fn.name);
   }
 
   #check(clause: string, kept: boolean, what: () => string): void {
     this.#book.check(clause, kept, this.#function.name, what);
   }
 
+  #accepted(feature: ReservedFeature): boolean {
+    return hasBit(this.#function.accepted, feature);
+  }
+
   statusRead(value: number): void {
+    this.#suspend.statusRead(value);
     if (value === 0) this.#resetting = false;
     this.#unconfirmed = false;
   }
 
   /** Before the write takes effect. */
   statusWrite(value: number): void {
-    const { status, accepted, offered, prerequisites } = this.#function;
+    const { status } = this.#function;
+    this.#suspend.statusWrite(value, status, this.#accepted(ReservedFeature.SUSPEND));
     const wrote = (): string => `status ${hex(value)} written over ${hex(status)}`;
     if (!this.#touched)
       this.#check("INIT-2", value === 0, () => `first status write is ${hex(value)}, not 0`);
@@ -97,7 +111,7 @@ export class FunctionRules {
       this.#failed = false;
       this.#unconfirmed = false;
       this.#featuresRead = 0;
-      this.#vectorUnread = null;
+      this.#interrupts.reset();
       this.#written.clear();
       return;
     }
@@ -130,21 +144,8 @@ export class FunctionRules {
         this.#featuresRead >= 2,
         () => "FEATURES_OK before both feature words were read",
       );
-      const extra = accepted.findIndex((word, i) => (word & ~(offered[i] ?? 0)) !== 0);
-      this.#check(
-        "FEAT-1",
-        extra < 0,
-        () =>
-          `accepted ${hex((accepted[extra] ?? 0) >>> 0)} of offered ${hex(offered[extra] ?? 0)} in word ${extra}`,
-      );
-      const lacking = prerequisites.find(
-        ([has, needs]) => bit(accepted, has) && !bit(accepted, needs),
-      );
-      this.#check(
-        "FEAT-2",
-        lacking === undefined,
-        () => `feature ${lacking?.[0]} without feature ${lacking?.[1]}`,
-      );
+      const { name: device, ...fn } = this.#function;
+      checkFeatures(this.#book, { ...fn, device, legacy: false });
       this.#check(
         "INIT-9",
         !this.#wroteEarly,
@@ -155,12 +156,6 @@ export class FunctionRules {
         !this.#readWritebackEarly,
         () => "writeback was read before FEATURES_OK",
       );
-      if (bit(offered, VERSION_1))
-        this.#check(
-          "RESFEAT-1",
-          bit(accepted, VERSION_1),
-          () => "VERSION_1 was offered and not accepted",
-        );
     }
     if ((added & DeviceStatus.DRIVER_OK) !== 0) {
       this.#check(
@@ -181,15 +176,8 @@ export class FunctionRules {
     );
     if (value === null) {
       if (offset === CommonConfig.DEVICE_FEATURE) this.#featuresRead += 1;
-      if (offset === CommonConfig.CONFIG_MSIX_VECTOR || offset === CommonConfig.QUEUE_MSIX_VECTOR) {
-        if (this.#vectorUnread !== null)
-          this.#check(
-            "PCI-MSIX-5",
-            this.#vectorUnread === offset,
-            () => "another vector field was read back",
-          );
-        this.#vectorUnread = null;
-      }
+      const field = vectorField(offset);
+      if (field !== null) this.#interrupts.vectorRead(field);
       return;
     }
     const { status } = this.#function;
@@ -213,29 +201,15 @@ export class FunctionRules {
         (status & DeviceStatus.FEATURES_OK) !== 0 || this.#isTearDown(offset, value),
         () => `queue register ${hex(offset)} written at status ${hex(status)}`,
       );
-    this.#vectorWrite(offset, value);
+    if (offset !== CommonConfig.DEVICE_STATUS) this.#suspend.fieldWrite(`register ${hex(offset)}`);
+    const field = vectorField(offset);
+    if (field !== null) this.#interrupts.vectorWrite(field, value);
+    else if (offset !== CommonConfig.QUEUE_SELECT) this.#interrupts.otherWrite();
   }
 
   /** Unmapping a vector is part of giving a device up, not of setting a queue up. */
   #isTearDown(offset: number, value: number): boolean {
     return offset === CommonConfig.QUEUE_MSIX_VECTOR && value === NO_VECTOR;
-  }
-
-  #vectorWrite(offset: number, value: number): void {
-    const isVector =
-      offset === CommonConfig.CONFIG_MSIX_VECTOR || offset === CommonConfig.QUEUE_MSIX_VECTOR;
-    if (this.#vectorUnread !== null && offset !== CommonConfig.QUEUE_SELECT) {
-      this.#check(
-        "PCI-MSIX-5",
-        false,
-        () => `vector field ${hex(this.#vectorUnread ?? 0)} was written and not read back`,
-      );
-      this.#vectorUnread = null;
-    }
-    if (!isVector || value === NO_VECTOR) return;
-    const { vectors } = this.#function.msix;
-    this.#check("PCI-MSIX-4", value < vectors, () => `vector ${value} of a table of ${vectors}`);
-    this.#vectorUnread = offset;
   }
 
   /** A write to a register of queue `queue`. Before it takes effect. */
@@ -248,7 +222,7 @@ export class FunctionRules {
     }
     if (offset === CommonConfig.QUEUE_SIZE) {
       const what = (): string => `queue_size ${value}, offered ${offeredSize}`;
-      if (bit(this.#function.accepted, RING_PACKED)) this.#check("PCI-COMMON-2", value > 0, what);
+      if (this.#accepted(ReservedFeature.RING_PACKED)) this.#check("PCI-COMMON-2", value > 0, what);
       else
         this.#check(
           "PCI-COMMON-3",
@@ -295,41 +269,27 @@ export class FunctionRules {
     written.add(offset);
   }
 
-  /** A doorbell. */
-  notify(width: number, value: number, queue: number): void {
+  /** A doorbell. `named`: what stands for the queue with NOTIF_CONFIG_DATA. */
+  notify(width: number, value: number, queue: number, named: number): void {
     const { status } = this.#function;
+    this.#suspend.doorbell(queue);
     this.#check(
       "INIT-13",
-      (status & DeviceStatus.DRIVER_OK) !== 0,
+      (status & (DeviceStatus.DRIVER_OK | DeviceStatus.SUSPEND)) !== 0,
       () => `doorbell of queue ${queue} at status ${hex(status)}`,
     );
-    // Without NOTIF_CONFIG_DATA the queue is named by its index (§4.1.5.2).
-    if (bit(this.#function.accepted, NOTIFICATION_DATA)) {
-      this.#check(
-        "PCI-NOTIFY-2",
-        width === 4,
-        () => `doorbell of ${width} bytes with NOTIFICATION_DATA`,
-      );
-      this.#check(
-        "PCI-NOTIFY-4",
-        (value & 0xffff) === queue,
-        () => `doorbell of queue ${queue} rung with ${hex(value)}`,
-      );
-    } else {
-      this.#check("PCI-NOTIFY-1", width === 2, () => `doorbell of ${width} bytes`);
-      this.#check(
-        "PCI-NOTIFY-3",
-        value === queue,
-        () => `doorbell of queue ${queue} rung with ${value}`,
-      );
-    }
-  }
-
-  /** A read of the ISR status. */
-  isrRead(): void {
-    if (!this.#function.msix.enabled) return;
-    this.#readIsr = true;
-    this.#check("PCI-ISR-1", false, () => "ISR read while MSI-X is enabled");
+    const withConfig = this.#accepted(ReservedFeature.NOTIF_CONFIG_DATA);
+    const withData = this.#accepted(ReservedFeature.NOTIFICATION_DATA);
+    const [widthClause, wide] = withData ? ["PCI-NOTIFY-2", 4] : ["PCI-NOTIFY-1", 2];
+    this.#check(widthClause, width === wide, () => `doorbell of ${width} bytes`);
+    const clauses = withData
+      ? { index: "PCI-NOTIFY-4", config: "PCI-NOTIFY-6" }
+      : { index: "PCI-NOTIFY-3", config: "PCI-NOTIFY-5" };
+    this.#check(
+      withConfig ? clauses.config : clauses.index,
+      (withData ? value & 0xffff : value) === (withConfig ? named : queue),
+      () => `doorbell of queue ${queue} rung with ${hex(value)}`,
+    );
   }
 
   /** Any access to the device configuration. */
@@ -344,26 +304,13 @@ export class FunctionRules {
     if (gate !== undefined)
       this.#check(
         "CONFIG-3",
-        bit(offered, gate),
+        hasBit(offered, gate),
         () => `configuration offset ${offset} needs feature ${gate}`,
       );
+    if (write) this.#suspend.fieldWrite("the device configuration");
     if ((status & DeviceStatus.FEATURES_OK) !== 0) return;
     if (write) this.#wroteEarly = true;
     else if (offset === WRITEBACK_AT) this.#readWritebackEarly = true;
-  }
-
-  /** A write to configuration space: where it hits a virtio capability, whether it may. */
-  configurationWrite(offset: number, allowed: boolean): void {
-    this.#check(
-      "PCI-CAP-8",
-      allowed,
-      () => `configuration write to ${hex(offset)} of a virtio capability`,
-    );
-  }
-
-  /** The function sent an MSI-X message for a queue. */
-  messageSent(): void {
-    this.#check("PCI-ISR-1", !this.#readIsr, () => "ISR was read while MSI-X is enabled");
   }
 
   /** A read of queue_reset. */

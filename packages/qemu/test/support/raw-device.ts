@@ -1,5 +1,11 @@
 import type { IoRegion, PciFunction } from "@virtio/core";
-import { CommonConfig, NO_VECTOR, PciCommand, PciRegister } from "@virtio/core/pci";
+import {
+  CommonConfig,
+  NO_VECTOR,
+  PciBridgeRegister,
+  PciCommand,
+  PciRegister,
+} from "@virtio/core/pci";
 import type { QemuMachine } from "@virtio/qemu";
 
 /** QEMU's layout of BAR 4 of a modern function, and of BAR 1, which holds the MSI-X table. */
@@ -26,14 +32,30 @@ export async function virtioFunction(machine: QemuMachine, n = 0): Promise<PciFu
   return found;
 }
 
-/** Places BAR 1 and BAR 4 at 0xe0000000 + device * 64 KiB, and enables memory, I/O and bus mastering. */
+/** Places BAR 1 and BAR 4 at 0xe0000000 + bus * 1 MiB + device * 32 KiB, and enables memory, I/O and bus mastering. */
 export async function placeBars(fn: PciFunction): Promise<void> {
-  const base = 0xe000_0000 + fn.address.device * 0x1_0000;
+  const base = 0xe000_0000 + fn.address.bus * 0x10_0000 + fn.address.device * 0x8000;
   await Promise.all([
     fn.write(PciRegister.BAR0 + 4, 4, base),
     fn.write(PciRegister.BAR0 + 16, 4, base + 0x4000),
     fn.write(PciRegister.COMMAND, 2, PciCommand.IO | PciCommand.MEMORY | PciCommand.BUS_MASTER),
   ]);
+}
+
+/** Opens the windows of every bridge to the memory that `placeBars` uses for the buses behind it. */
+export async function openBridges(functions: readonly PciFunction[]): Promise<void> {
+  for (const fn of functions) {
+    if (((await fn.read(PciRegister.HEADER_TYPE, 1)) & 0x7f) !== 1) continue;
+    const [first, last] = await Promise.all([
+      fn.read(PciBridgeRegister.SECONDARY_BUS, 1),
+      fn.read(PciBridgeRegister.SUBORDINATE_BUS, 1),
+    ]);
+    await Promise.all([
+      fn.write(PciBridgeRegister.MEMORY_BASE, 2, 0xe000 + first * 0x10),
+      fn.write(PciBridgeRegister.MEMORY_LIMIT, 2, 0xe000 + last * 0x10),
+      fn.write(PciRegister.COMMAND, 2, PciCommand.IO | PciCommand.MEMORY | PciCommand.BUS_MASTER),
+    ]);
+  }
 }
 
 /** A modern block device, driven by hand as far as the tests of the machine need it. */
@@ -103,20 +125,24 @@ export class RawDevice {
     ]);
   }
 
-  /** Programs vector 0 of the MSI-X table, enables MSI-X, and makes it the vector of config changes. */
-  async useMessage(message: { readonly address: number; readonly data: number }): Promise<void> {
+  /** Programs a vector of the MSI-X table, enables MSI-X, and makes it the vector of config changes, or of queue 0. */
+  async useMessage(
+    message: { readonly address: number; readonly data: number },
+    vector = 0,
+    register = CommonConfig.CONFIG_MSIX_VECTOR,
+  ): Promise<void> {
     const table = await this.fn.mapBar(1);
     const control = await this.fn.read(MSIX_CAPABILITY + 2, 2);
     await Promise.all([
-      table.write(0, 4, message.address),
-      table.write(4, 4, 0),
-      table.write(8, 4, message.data),
-      table.write(12, 4, 0),
+      table.write(vector * 16, 4, message.address),
+      table.write(vector * 16 + 4, 4, 0),
+      table.write(vector * 16 + 8, 4, message.data),
+      table.write(vector * 16 + 12, 4, 0),
       this.fn.write(MSIX_CAPABILITY + 2, 2, control | 0x8000),
-      this.#bar.write(CommonConfig.CONFIG_MSIX_VECTOR, 2, 0),
+      this.#bar.write(register, 2, vector),
     ]);
-    if ((await this.#bar.read(CommonConfig.CONFIG_MSIX_VECTOR, 2)) === NO_VECTOR)
-      throw new Error("the device refused vector 0");
+    if ((await this.#bar.read(register, 2)) === NO_VECTOR)
+      throw new Error(`the device refused vector ${vector}`);
   }
 
   /**

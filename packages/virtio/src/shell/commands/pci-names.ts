@@ -37,13 +37,3 @@ export const classNames: Readonly<
   7: ["simple comms", { 0: "UART" }],
   12: ["serial bus", { 3: "USB", 5: "SMBus" }],
 };
-
-/** By capability id: what FreeBSD calls them. */
-export const capabilityNames: Readonly<Record<number, string>> = {
-  1: "powerspec",
-  5: "MSI",
-  9: "vendor",
-  16: "PCI-Express",
-  17: "MSI-X",
-  18: "SATA Index-Data Pair",
-};
