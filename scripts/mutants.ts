@@ -58,9 +58,8 @@ export const mutants: readonly Mutant[] = [
     name: "stops at a capability of a reserved type",
     project: pci,
     file: capabilities,
-    find: "const bar = field(bytes, at + 4, 1);",
-    replace:
-      "const bar = field(bytes, at + 4, 1); if (VirtioCapability[type] === undefined) break;",
+    find: "if (shortest === undefined || length",
+    replace: "if (shortest === undefined) break;\n    if (length",
   },
   {
     clause: "PCI-CAP-2",
@@ -75,8 +74,8 @@ export const mutants: readonly Mutant[] = [
     name: "wants capabilities of exactly their defined length",
     project: pci,
     file: capabilities,
-    find: "length >= shortest",
-    replace: "length === shortest",
+    find: "length < shortest",
+    replace: "length !== shortest",
   },
   {
     clause: "PCI-CAP-4",
@@ -131,9 +130,9 @@ export const mutants: readonly Mutant[] = [
     name: "fails on unknown features",
     project: pci,
     file: device,
-    find: "await this.#registers.writeFeatures(chosen);",
+    find: "    const [status] = await Promise.all([this.#status(), this.#registers.writeFeatures",
     replace:
-      'if ((this.#offered[3] ?? 0) !== 0) throw new VirtioFault("NEGOTIATION", "unknown features");\n    await this.#registers.writeFeatures(chosen);',
+      '    if ((this.#offered[3] ?? 0) !== 0) throw new VirtioFault("NEGOTIATION", "unknown features");\n    const [status] = await Promise.all([this.#status(), this.#registers.writeFeatures',
   },
   {
     clause: "FEAT-5",
@@ -148,7 +147,7 @@ export const mutants: readonly Mutant[] = [
     name: "accepts features without what they need",
     project: pci,
     file: features,
-    find: "dropped = true;",
+    find: "      dropped = true;\n",
     replace: "",
   },
   {
@@ -172,9 +171,9 @@ export const mutants: readonly Mutant[] = [
     name: "fails because an unknown feature is offered",
     project: pci,
     file: device,
-    find: "await this.#registers.writeFeatures(chosen);",
+    find: "    const [status] = await Promise.all([this.#status(), this.#registers.writeFeatures",
     replace:
-      'if ((this.#offered[3] ?? 0) !== 0) throw new VirtioFault("NEGOTIATION", "unknown features");\n    await this.#registers.writeFeatures(chosen);',
+      '    if ((this.#offered[3] ?? 0) !== 0) throw new VirtioFault("NEGOTIATION", "unknown features");\n    const [status] = await Promise.all([this.#status(), this.#registers.writeFeatures',
   },
   {
     clause: "INIT-11",

@@ -1,5 +1,7 @@
 // Every named mutant is noticed: the tests that claim the clause it breaks fail against it.
 import { spawn } from "node:child_process";
+import { readdirSync, readFileSync } from "node:fs";
+import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { describe, expect, it } from "vitest";
 import { mutants } from "../../../scripts/mutants.js";
@@ -12,11 +14,21 @@ interface Outcome {
   readonly numPassedTests: number;
 }
 
+/** Test files of a project that claim the clause. */
+function filesOf(project: string, clause: string): string[] {
+  const folder = join(root, "packages", project.replace("@virtio/", ""), "test");
+  return readdirSync(folder)
+    .filter((name) => name.endsWith(".test.ts"))
+    .map((name) => join(folder, name))
+    .filter((path) => readFileSync(path, "utf8").includes(clause));
+}
+
 /** Runs the tests of one clause against one mutant. */
 function against(mutant: string, project: string, clause: string): Promise<Outcome> {
   return new Promise((resolve, reject) => {
     const args = [
       "run",
+      ...filesOf(project, clause),
       "--project",
       project,
       "--testNamePattern",

@@ -44,7 +44,8 @@ export async function readHeaders(bus: PciBus): Promise<readonly PciHeader[]> {
 /** Null: there is none. */
 async function readHeader(fn: PciFunction): Promise<PciHeader | null> {
   const before = known.get(fn);
-  if (before !== undefined) return before.windows.length === 0 ? before : renumber(fn, before);
+  const still = before === undefined ? null : await asKnown(fn, before);
+  if (still !== null) return still;
   const bytes = new Uint8Array(CONFIG_SPACE_SIZE);
   await Promise.all(
     Array.from({ length: HEADER_SIZE / 4 }, async (_, i) =>
@@ -65,11 +66,26 @@ async function readHeader(fn: PciFunction): Promise<PciHeader | null> {
   return known.get(fn) ?? remember(sized);
 }
 
-/** Bus numbers are the machine's to give, and it may give them late. */
-async function renumber(fn: PciFunction, before: PciHeader): Promise<PciHeader> {
-  const numbers = await fn.read(PciBridgeRegister.PRIMARY_BUS, 4);
-  const header = known.get(fn) ?? before;
-  return remember(written(header, [[PciBridgeRegister.PRIMARY_BUS, 4, numbers]]));
+/** What a function forgets when its machine is reset: what it decodes goes with the BARs. */
+const KEPT = PciCommand.IO | PciCommand.MEMORY | PciCommand.BUS_MASTER;
+
+/**
+ * A known function as it is now, or null when it was reset meanwhile and is to be looked at anew. Bus numbers are the machine's to
+ * give, and it may give them late.
+ */
+async function asKnown(fn: PciFunction, before: PciHeader): Promise<PciHeader | null> {
+  const [command, numbers] = await Promise.all([
+    fn.read(PciRegister.COMMAND, 2),
+    fn.read(PciBridgeRegister.PRIMARY_BUS, 4),
+  ]);
+  const header = known.get(fn);
+  if (header === before && ((command ^ field(before.bytes, PciRegister.COMMAND, 2)) & KEPT) !== 0) {
+    known.delete(fn);
+    return null;
+  }
+  const now = header ?? before;
+  if (now.windows.length === 0) return now;
+  return remember(written(now, [[PciBridgeRegister.PRIMARY_BUS, 4, numbers]]));
 }
 
 function remember(header: PciHeader): PciHeader {

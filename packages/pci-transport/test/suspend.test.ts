@@ -48,8 +48,7 @@ describe.each(specs)("a suspended device (%s)", (spec) => {
     await null0.detach();
     await machine.close();
     expect(rules.violations).toEqual([]);
-    for (const n of [1, 2, 3, 4, 5, 6])
-      expect([n, rules.kept(`SUSPEND-${n}`)]).not.toEqual([n, 0]);
+    for (const n of [1, 2, 3, 4, 5, 6]) expect([n, rules.kept(`SUSPEND-${n}`)]).not.toEqual([n, 0]);
   });
 });
 

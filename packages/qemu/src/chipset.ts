@@ -48,7 +48,11 @@ const PM_PORTS = 0x600;
 /** Memory-mapped configuration space: one request an access. */
 export class Q35 implements Chipset {
   readonly configSize = 4096;
-  readonly hotPlug: HotPlugPorts = { eventStatus: PM_PORTS + 0x20, eventEnable: PM_PORTS + 0x28, slots: 0xcc0 };
+  readonly hotPlug: HotPlugPorts = {
+    eventStatus: PM_PORTS + 0x20,
+    eventEnable: PM_PORTS + 0x28,
+    slots: 0xcc0,
+  };
   readonly #qtest: QtestClient;
 
   constructor(qtest: QtestClient) {

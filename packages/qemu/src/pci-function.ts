@@ -79,9 +79,12 @@ export class QemuPciFunction implements PciFunction {
     if (!Number.isInteger(index) || index < 0 || index >= BARS)
       throw new VirtioFault("INVALID", `${this.#name}: BAR ${index} is not 0 to ${BARS - 1}`);
     const name = `BAR ${index} of ${this.#name}`;
-    const bar = await this.#readBar(index, name);
+    const [bar, command] = await Promise.all([
+      this.#readBar(index, name),
+      this.read(PciRegister.COMMAND, 2),
+    ]);
     if (bar.address === 0) throw new VirtioFault("INVALID", `${name} holds no address`);
-    const length = this.#lengths.get(index) ?? (await this.#size(index, bar));
+    const length = this.#lengths.get(index) ?? (await this.#size(index, bar, command));
     if (bar.address % length !== 0 || bar.address + length > (bar.io ? 0x1_0000 : 0x1_0000_0000))
       throw new VirtioFault(
         "DEVICE_MISBEHAVED",
@@ -114,12 +117,11 @@ export class QemuPciFunction implements PciFunction {
   }
 
   /**
-   * Writes ones and reads back which stay (PCI 3.0 §6.2.5.1), with decoding off meanwhile. All but the first read is one message,
-   * and QEMU does nothing else in between.
+   * Writes ones and reads back which stay (PCI 3.0 §6.2.5.1), with decoding off meanwhile. All of it is one message, and QEMU does
+   * nothing else in between.
    */
-  async #size(index: number, { io, wide, address }: Bar): Promise<number> {
+  async #size(index: number, { io, wide, address }: Bar, command: number): Promise<number> {
     const at = PciRegister.BAR0 + 4 * index;
-    const command = await this.read(PciRegister.COMMAND, 2);
     const steps = [
       this.write(PciRegister.COMMAND, 2, command & ~(PciCommand.IO | PciCommand.MEMORY)),
       this.write(at, 4, 0xffff_ffff),
