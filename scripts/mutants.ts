@@ -280,6 +280,15 @@ export const mutants: readonly Mutant[] = [
     replace: "this.#fault === null",
   },
   {
+    clause: "BLK-CFG-LEGACY-1",
+    name: "reads legacy configuration in the other byte order",
+    project: block,
+    file: config,
+    find: "return this.#registers.read(this.#base() + offset, width);",
+    replace:
+      "return this.#registers.read(this.#base() + offset, width).then((value) => width !== 4 ? value : (((value & 0xff) << 24) | ((value & 0xff00) << 8) | ((value >>> 8) & 0xff00) | (value >>> 24)) >>> 0);",
+  },
+  {
     clause: "BLK-OP-LEGACY-2",
     name: "believes the used length of a legacy device",
     project: block,
