@@ -35,7 +35,7 @@ export interface SharedMemoryCapability {
 }
 
 /** Data of a vendor's own (virtio 1.4 §4.1.4.8). */
-export interface VendorCapability {
+interface VendorCapability {
   readonly at: number;
   /** Bytes, with the header. */
   readonly length: number;

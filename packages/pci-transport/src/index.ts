@@ -1,3 +1,3 @@
 export { attach } from "./attach.js";
 export { kernelModule } from "./module.js";
-export { type PciNode, probe } from "./node.js";
+export { type PciNode, type ProbeOptions, probe, type SharedMemory } from "./node.js";

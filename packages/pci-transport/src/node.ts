@@ -18,7 +18,12 @@ import {
   VIRTIO_VENDOR_ID,
   VirtioCapability,
 } from "@virtio/core/pci";
-import { type Capabilities, readCapabilities, type StructureCapability } from "./capabilities.js";
+import {
+  type Capabilities,
+  readCapabilities,
+  type SharedMemoryCapability,
+  type StructureCapability,
+} from "./capabilities.js";
 import { ConfigWindow } from "./config-window.js";
 import { LegacyRegisters } from "./legacy-registers.js";
 import { Msi, Msix } from "./messages.js";
@@ -33,6 +38,9 @@ export interface Opened {
   readonly msix: Msix | null;
   readonly msi: Msi | null;
 }
+
+/** A shared memory region: bytes at `offset` of a BAR. */
+export type SharedMemory = Pick<SharedMemoryCapability, "id" | "bar" | "offset" | "length">;
 
 /** How a function is driven. */
 type Interface = "modern" | "legacy";
@@ -115,6 +123,11 @@ export class PciNode implements VirtioNode {
 
   get function(): PciFunction {
     return this.#header.function;
+  }
+
+  /** Shared memory regions of the device: number, and where each lies (virtio 1.4 §4.1.4.7). */
+  get sharedMemory(): readonly SharedMemory[] {
+    return this.#capabilities.sharedMemory;
   }
 
   /**

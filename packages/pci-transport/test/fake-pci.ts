@@ -3,7 +3,7 @@ import { DmaWindow, type PciBus, type PciFunction, VirtioFault } from "@virtio/c
 import { PciBridgeRegister, PciCommand, PciRegister } from "@virtio/core/pci";
 
 /** A BAR: its register, bytes, and type bits (1 I/O, 4 wide, 8 prefetchable). */
-export interface FakeBar {
+interface FakeBar {
   readonly index: number;
   readonly length: number;
   readonly type?: number;

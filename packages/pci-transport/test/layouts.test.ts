@@ -55,6 +55,20 @@ describe("a device works", () => {
       ],
     }));
 
+  it("and tells where its shared memory lies", async () => {
+    const region = [4, 7, 0, 0, 0x00, 0x10, 0, 0, 0x00, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    const machine = await embedded({
+      devices: ["blk,size=1m"],
+      distort: {
+        capabilities: (usual) => [vendor(VirtioCapability.SHARED_MEMORY, region), ...usual],
+      },
+      rules,
+    });
+    const [node] = await probe(pciBus(machine));
+    expect(node?.sharedMemory).toMatchObject([{ id: 7, bar: 4, offset: 0x1000, length: 0x2000 }]);
+    await machine.close();
+  });
+
   it("with its capabilities in the reverse order", () =>
     works({ capabilities: (usual) => [...usual].reverse() }));
 
