@@ -62,7 +62,25 @@ export enum PciCapability {
   MSI = 0x05,
   VENDOR = 0x09,
   MSIX = 0x11,
+  ADVANCED_FEATURES = 0x13,
 }
+
+/** Registers of the advanced features capability (PCI ECN Advanced Capabilities). Offsets from it. */
+export enum PciAdvancedFeatures {
+  LENGTH = 2,
+  CAPABILITIES = 3,
+  CONTROL = 4,
+  STATUS = 5,
+}
+
+/** Bits of its capabilities. Values. */
+export enum PciAdvancedFeature {
+  TRANSACTIONS_PENDING = 1,
+  FUNCTION_LEVEL_RESET = 2,
+}
+
+/** Bit of its control register: the function is reset, its configuration space too. */
+export const INITIATE_FUNCTION_LEVEL_RESET = 1;
 
 /** Types of virtio structure capabilities (virtio 1.4 §4.1.4). */
 export enum VirtioCapability {

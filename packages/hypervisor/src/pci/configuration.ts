@@ -64,10 +64,12 @@ export function placeCapabilities(specs: readonly CapabilitySpec[]): readonly Pl
 /** Configuration space of one function. */
 export class PciConfiguration {
   readonly #bytes = new Uint8Array(SIZE);
+  /** As at power-on. */
+  readonly #initial: Uint8Array;
   readonly #mask = new Uint8Array(SIZE);
   readonly #bars: readonly BarSpec[];
-  /** Called after a write, with the range it hit. */
-  onWrite: ((offset: number, width: number) => void) | null = null;
+  /** Called after a write, with the range it hit and what was written. */
+  onWrite: ((offset: number, width: number, value: number) => void) | null = null;
   /** Called before a read, with the range it asks for. */
   onRead: ((offset: number, width: number) => void) | null = null;
 
@@ -103,6 +105,13 @@ export class PciConfiguration {
       this.#put(PciRegister.CAPABILITIES, [first.at]);
       this.#put(PciRegister.STATUS, le16(PciStatus.CAPABILITIES));
     }
+    this.#initial = this.#bytes.slice();
+  }
+
+  /** What a driver can change is as at power-on; where firmware routed the interrupt stays. */
+  reset(): void {
+    for (const [at, mask] of this.#mask.entries())
+      if (mask !== 0 && at !== PciRegister.INTERRUPT_LINE) this.#bytes[at] = this.#initial[at] ?? 0;
   }
 
   #put(offset: number, values: readonly number[], mask: readonly number[] = []): void {
@@ -130,7 +139,7 @@ export class PciConfiguration {
       const byte = (value >>> (8 * i)) & 0xff;
       this.#bytes[offset + i] = ((this.#bytes[offset + i] ?? 0) & ~mask) | (byte & mask);
     }
-    this.onWrite?.(offset, width);
+    this.onWrite?.(offset, width, value);
   }
 
   /** Whether a driver may change the byte at `offset`. */

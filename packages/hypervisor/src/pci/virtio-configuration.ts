@@ -3,6 +3,7 @@ import type { DeviceType } from "@virtio/core";
 import {
   MODERN_DEVICE_ID_BASE,
   MsixControl,
+  PciAdvancedFeature,
   PciCapability,
   TRANSITIONAL_DEVICE_ID_BASE,
   VIRTIO_VENDOR_ID,
@@ -30,6 +31,7 @@ export const STRUCTURES_BAR = 4;
 /** Bytes of every structure but the device configuration, at most. */
 const STRUCTURE_LENGTH = 0x1000;
 const COMMON_LENGTH = 0x40;
+const RESET_CAPABILITY_LENGTH = 6;
 
 /** Transitional device ids by type, from {@link TRANSITIONAL_DEVICE_ID_BASE} on (§4.1.2): net, block, balloon, console, SCSI, entropy. */
 const transitionalIds: readonly DeviceType[] = [1, 2, 5, 3, 8, 4];
@@ -98,6 +100,17 @@ export function msixCapability(vectors: number): CapabilitySpec {
     writable: le16(MsixControl.ENABLE | MsixControl.FUNCTION_MASK),
   };
 }
+
+/** Nothing but a function level reset. */
+export const resetCapability: CapabilitySpec = {
+  id: PciCapability.ADVANCED_FEATURES,
+  body: [
+    RESET_CAPABILITY_LENGTH,
+    PciAdvancedFeature.TRANSACTIONS_PENDING | PciAdvancedFeature.FUNCTION_LEVEL_RESET,
+    0,
+    0,
+  ],
+};
 
 /** Capabilities as the rules look at them. */
 export function observedCapabilities(

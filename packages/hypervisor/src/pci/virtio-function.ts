@@ -6,7 +6,13 @@ import type {
   TaskQueue,
   VirtioFault,
 } from "@virtio/core";
-import { PciCapability, PciCommand, VirtioCapability } from "@virtio/core/pci";
+import {
+  INITIATE_FUNCTION_LEVEL_RESET,
+  PciAdvancedFeatures,
+  PciCapability,
+  PciCommand,
+  VirtioCapability,
+} from "@virtio/core/pci";
 import type { DeviceModel, ModelHost } from "../device-model.js";
 import { deviceRules } from "../rules/device-rules.js";
 import type { ObservedFunction } from "../rules/function-rules.js";
@@ -31,6 +37,7 @@ import {
   MSIX_BAR,
   msixCapability,
   observedCapabilities,
+  resetCapability,
   STRUCTURES_BAR,
   virtioCapabilities,
   virtioIdentity,
@@ -116,6 +123,7 @@ export class VirtioFunction {
     const find = (id: PciCapability, type?: VirtioCapability): number | null =>
       capabilities.find((c) => c.id === id && (type === undefined || c.body[1] === type))?.at ??
       null;
+    const resetAt = find(PciCapability.ADVANCED_FEATURES);
     const windowAt = find(PciCapability.VENDOR, VirtioCapability.PCI);
     const msixAt = find(PciCapability.MSIX);
     const window =
@@ -128,7 +136,13 @@ export class VirtioFunction {
       rules?.layout.read(offset, width);
       window?.read(offset, width);
     };
-    configuration.onWrite = (offset, width) => {
+    configuration.onWrite = (offset, width, value) => {
+      const control = resetAt === null ? -1 : resetAt + PciAdvancedFeatures.CONTROL - offset;
+      const bits = control < 0 || control >= width ? 0 : value >>> (8 * control);
+      if ((bits & INITIATE_FUNCTION_LEVEL_RESET) !== 0) {
+        device.writeStatus(0);
+        configuration.reset();
+      }
       rules?.layout.write(offset, width, configuration.writable(offset));
       if (msixAt !== null) interrupts.controlMsix(configuration.peek(msixAt + 2, 2));
       interrupts.changed();
@@ -164,6 +178,7 @@ function usualCapabilities(
     ...(kind === "legacy" ? [] : virtioCapabilities(layout)),
     ...(vectors === 0 ? [] : [msixCapability(vectors)]),
     ...(msi ? [msiCapability] : []),
+    resetCapability,
   ];
 }
 
