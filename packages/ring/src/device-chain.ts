@@ -13,6 +13,9 @@ enum Segment {
   SIZE = 4,
 }
 
+/** Bytes that are copied one by one. */
+const SHORT = 64;
+
 /** Why a descriptor was refused: the clause, and what was seen. */
 export interface Refusal {
   readonly clause: string;
@@ -166,22 +169,12 @@ export class DeviceChain {
 
   /** Copies readable bytes from position `at` on into `into`; returns how many there were. */
   read(at: number, into: Uint8Array): number {
-    let done = 0;
-    for (const piece of this.readablePieces(at, into.length)) {
-      into.set(piece, done);
-      done += piece.length;
-    }
-    return done;
+    return this.#copy(0, this.#readableCount, at, into, false);
   }
 
   /** Copies `from` to the writable bytes from position `at` on; returns how many there was room for. */
   write(at: number, from: Uint8Array): number {
-    let done = 0;
-    for (const piece of this.writablePieces(at, from.length)) {
-      piece.set(from.subarray(done, done + piece.length));
-      done += piece.length;
-    }
-    return done;
+    return this.#copy(this.#readableCount, this.#count, at, from, true);
   }
 
   /** Writes `length` bytes of `value` from writable position 0 on. */
@@ -200,23 +193,60 @@ export class DeviceChain {
   }
 
   #pieces(first: number, end: number, at: number, length: number): Uint8Array[] {
+    const segments = this.#segments;
     const pieces: Uint8Array[] = [];
     let skip = at;
     let left = length;
-    for (let i = first; i < end && left > 0; i++) {
-      const [where = 0, whole = 0, low = 0, high = 0] = this.#segments.subarray(i * Segment.SIZE);
+    for (let s = first << 2; s < end << 2 && left > 0; s += Segment.SIZE) {
+      const whole = segments[s + Segment.LENGTH] as number;
       if (skip >= whole) {
         skip -= whole;
         continue;
       }
-      const region = this.#memory.regions[where] as GuestMemoryRegion;
-      const offset = high * 0x1_0000_0000 + low - region.address + skip;
+      const from = this.#offset(s) + skip;
       const n = Math.min(whole - skip, left);
-      pieces.push(region.bytes.subarray(offset, offset + n));
+      pieces.push(this.#region(s).bytes.subarray(from, from + n));
       left -= n;
       skip = 0;
     }
     return pieces;
+  }
+
+  /** Between `bytes` and segments, from position `at` on. A short one, such as a header, byte by byte: a view costs more. */
+  #copy(first: number, end: number, at: number, bytes: Uint8Array, toGuest: boolean): number {
+    const segments = this.#segments;
+    let skip = at;
+    let done = 0;
+    for (let s = first << 2; s < end << 2 && done < bytes.length; s += Segment.SIZE) {
+      const whole = segments[s + Segment.LENGTH] as number;
+      if (skip >= whole) {
+        skip -= whole;
+        continue;
+      }
+      const guest = this.#region(s).bytes;
+      const from = this.#offset(s) + skip;
+      const n = Math.min(whole - skip, bytes.length - done);
+      if (n > SHORT) {
+        if (toGuest) guest.set(bytes.subarray(done, done + n), from);
+        else bytes.set(guest.subarray(from, from + n), done);
+      } else if (toGuest) for (let i = 0; i < n; i++) guest[from + i] = bytes[done + i] as number;
+      else for (let i = 0; i < n; i++) bytes[done + i] = guest[from + i] as number;
+      done += n;
+      skip = 0;
+    }
+    return done;
+  }
+
+  /** Region of the segment at word `s`. */
+  #region(s: number): GuestMemoryRegion {
+    return this.#memory.regions[this.#segments[s] as number] as GuestMemoryRegion;
+  }
+
+  /** Where the segment at word `s` begins in its region. */
+  #offset(s: number): number {
+    const high = this.#segments[s + Segment.HIGH] as number;
+    const low = this.#segments[s + Segment.LOW] as number;
+    return high * 0x1_0000_0000 + low - this.#region(s).address;
   }
 }
 
