@@ -1,7 +1,6 @@
 // One chain in the device's hands: its segments, checked, as offsets into guest memory's regions.
 import type { GuestMemory, GuestMemoryRegion } from "@virtio/core";
 import { DESCRIPTOR_SIZE, DescriptorFlag } from "@virtio/core/ring";
-import type { SavedChain } from "./device-queue.js";
 import type { GuestWords } from "./guest-words.js";
 
 /** Words of a segment. */
@@ -15,6 +14,14 @@ enum Segment {
 
 /** Bytes that are copied one by one. */
 const SHORT = 64;
+
+/** A chain that a device holds, as it is saved. */
+export interface SavedChain {
+  readonly id: number;
+  readonly descriptors: number;
+  /** Address (low word, high word), length and whether it is writable (1), of each segment. */
+  readonly segments: readonly number[];
+}
 
 /** Why a descriptor was refused: the clause, and what was seen. */
 export interface Refusal {

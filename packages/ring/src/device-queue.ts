@@ -26,14 +26,6 @@ export interface DeviceQueueOptions {
   readonly onBroken: (fault: VirtioFault) => void;
 }
 
-/** A chain that a device holds, as it is saved. */
-export interface SavedChain {
-  readonly id: number;
-  readonly descriptors: number;
-  /** Address (low word, high word), length and whether it is writable (1), of each segment. */
-  readonly segments: readonly number[];
-}
-
 /** The device's end of a queue: takes chains, gives them back used, decides on interrupts. */
 export interface DeviceQueue {
   readonly index: number;

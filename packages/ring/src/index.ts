@@ -1,5 +1,5 @@
-export { DeviceChain } from "./device-chain.js";
-export type { DeviceQueue, DeviceQueueOptions, SavedChain } from "./device-queue.js";
+export { DeviceChain, type SavedChain } from "./device-chain.js";
+export type { DeviceQueue, DeviceQueueOptions } from "./device-queue.js";
 export { PackedDeviceQueue, type PackedDeviceQueueState } from "./packed-device-queue.js";
 export { PackedQueue, type PackedQueueState } from "./packed-queue.js";
 export type { QueueAddresses, QueueOptions, WideAddress } from "./queue-options.js";

@@ -11,14 +11,8 @@ import {
   PackedEvent,
   QUEUE_SIZE_MAX,
 } from "@virtio/core/ring";
-import { DeviceChain, isWritable } from "./device-chain.js";
-import {
-  area,
-  type DeviceQueue,
-  type DeviceQueueOptions,
-  HeldChains,
-  type SavedChain,
-} from "./device-queue.js";
+import { DeviceChain, isWritable, type SavedChain } from "./device-chain.js";
+import { area, type DeviceQueue, type DeviceQueueOptions, HeldChains } from "./device-queue.js";
 import { GuestWords } from "./guest-words.js";
 import { loadWord, peekWord, storeWord } from "./order.js";
 import { availableBits, Owner, passes, usedBits, WRAP } from "./packed-layout.js";

@@ -14,14 +14,8 @@ import {
   UsedFlag,
   usedRingSize,
 } from "@virtio/core/ring";
-import { DeviceChain, isWritable } from "./device-chain.js";
-import {
-  area,
-  type DeviceQueue,
-  type DeviceQueueOptions,
-  HeldChains,
-  type SavedChain,
-} from "./device-queue.js";
+import { DeviceChain, isWritable, type SavedChain } from "./device-chain.js";
+import { area, type DeviceQueue, type DeviceQueueOptions, HeldChains } from "./device-queue.js";
 import { GuestWords } from "./guest-words.js";
 import { loadIndex, moved, storeIndex } from "./order.js";
 import { words16, words32 } from "./views.js";
