@@ -1,14 +1,16 @@
-// npm run bench -- ring|gc [--json FILE] [--gate] [--rounds N] [--only REGEX]
+// npm run bench -- ring|gc|blk [--json FILE] [--gate] [--rounds N] [--only REGEX]
 import { writeFileSync } from "node:fs";
 import { resolve } from "node:path";
 import { parseArgs } from "node:util";
+import { blk, blkNames, missedBlk } from "./blk.js";
 import { gc } from "./gc.js";
 import { missed, ring, ringShapes, sixQueueShapes } from "./ring.js";
-import { nameOf, type Shape } from "./shape.js";
+import { nameOf } from "./shape.js";
 
-const usage = `usage: npm run bench -- ring|gc [--json FILE] [--gate] [--rounds N] [--only REGEX]
+const usage = `usage: npm run bench -- ring|gc|blk [--json FILE] [--gate] [--rounds N] [--only REGEX]
   ring            the rings beside their twins in C, buffers a second
   gc              garbage collections while 10^7 buffers pass through six queues, and six-queue rows
+  blk             vtblk beside a loop that only copies the blocks, requests a second
   --json FILE     also write the rows to FILE
   --gate          exit status 1 when a target is missed
   --rounds N      rounds of each row, at least 5 (default 7)
@@ -53,25 +55,32 @@ if (values.help) {
   process.exit(0);
 }
 const [what, ...more] = positionals;
-if (what === undefined) refuse("no benchmark is named: one of ring, gc");
-if (what !== "ring" && what !== "gc") refuse(`no benchmark '${what}': there are ring and gc`);
+if (what === undefined) refuse("no benchmark is named: one of ring, gc, blk");
+if (what !== "ring" && what !== "gc" && what !== "blk")
+  refuse(`no benchmark '${what}': there are ring, gc and blk`);
 if (more.length > 0) refuse(`one benchmark at a time: '${more.join(" ")}' is too much`);
 const rounds = Number(values.rounds);
 if (!(Number.isInteger(rounds) && rounds >= 5))
   refuse(`--rounds '${values.rounds}' is not a whole number from 5 on`);
 const only = pattern(values.only);
-const named: readonly Shape[] = what === "ring" ? ringShapes : sixQueueShapes;
-const shapes = named.filter((shape) => only.test(nameOf(shape)));
-if (shapes.length === 0)
-  refuse(`--only '${values.only}' matches no row of ${what}, such as ${nameOf(named[0] as Shape)}`);
+const ringRows = what === "gc" ? sixQueueShapes : ringShapes;
+const names = what === "blk" ? blkNames : ringRows.map(nameOf);
+if (!names.some((name) => only.test(name)))
+  refuse(`--only '${values.only}' matches no row of ${what}, such as ${names[0]}`);
 
 const refused: string[] = [];
 if (what === "gc") {
   const collections = await gc();
   if (collections > 0) refused.push(`${collections} garbage collections`);
 }
-const rows = await ring(shapes, rounds);
-refused.push(...missed(rows));
+const rows =
+  what === "blk"
+    ? await blk(only, rounds)
+    : await ring(
+        ringRows.filter((shape) => only.test(nameOf(shape))),
+        rounds,
+      );
+refused.push(...(what === "blk" ? missedBlk(rows) : missed(rows)));
 if (values.json !== undefined) {
   const folder = process.env["INIT_CWD"] ?? process.cwd();
   writeFileSync(resolve(folder, values.json), `${JSON.stringify(rows, null, 2)}\n`);

@@ -10,7 +10,7 @@ export {
   parseDeviceSpec,
   parseSize,
 } from "./device-spec.js";
-export type { Disk, TransferOptions } from "./disk.js";
+export type { Disk, DiskStatistics, TransferOptions } from "./disk.js";
 export type {
   AttachContext,
   BusDriver,

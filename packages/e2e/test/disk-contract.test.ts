@@ -123,8 +123,13 @@ describe("vtbd on QEMU keeps the Disk contract (needs QEMU)", () => {
       const seen = await witness(machine);
       expect(seen.features).toEqual([
         "VIRTIO_BLK_F_BLK_SIZE",
+        "VIRTIO_BLK_F_CONFIG_WCE",
+        "VIRTIO_BLK_F_DISCARD",
         "VIRTIO_BLK_F_FLUSH",
+        "VIRTIO_BLK_F_GEOMETRY",
         "VIRTIO_BLK_F_SEG_MAX",
+        "VIRTIO_BLK_F_TOPOLOGY",
+        "VIRTIO_BLK_F_WRITE_ZEROES",
         "VIRTIO_F_VERSION_1",
         "VIRTIO_RING_F_EVENT_IDX",
         "VIRTIO_RING_F_INDIRECT_DESC",

@@ -37,7 +37,7 @@ describe("the embedded machine", () => {
     expect(stdout).toMatch(
       /^vtblk0: <VirtIO Block Adapter> on virtio_pci0\nvtblk0: 64MB \(131072 512 byte sectors\)$/m,
     );
-    expect(stdout).toMatch(/^vtbd0\t512\t67108864\t131072\t0\t0$/m);
+    expect(stdout).toMatch(/^vtbd0\t512\t67108864\t131072\t0\t0\t130\t16\t63$/m);
     expect(stdout).toMatch(/^The operating system has halted\.$/m);
   });
 

@@ -1,31 +1,69 @@
 // What stands behind a block device model.
+import { VirtioFault } from "@virtio/core";
 
 /**
  * A store of bytes. Transfers are scattered: the pieces follow each other from `position` on, views of guest memory that are the
  * backend's until it is done. Nothing returned means done; a rejection means an I/O error.
  */
 export interface BlockBackend {
-  /** Bytes, a multiple of 512. */
+  /** Bytes, a multiple of 512. May change: see onResize. */
   readonly size: number;
   readonly readOnly: boolean;
+  /** Whether writing zeroes may give space back. Default false. */
+  readonly mayUnmap?: boolean;
+  /** Called after `size` changed; the device that the backend belongs to sets it. */
+  onResize?: (() => void) | null;
   read(position: number, into: readonly Uint8Array[]): Promise<void> | undefined;
   write(position: number, from: readonly Uint8Array[]): Promise<void> | undefined;
   /** Everything written before is on stable storage. */
   flush(): Promise<void> | undefined;
+  /** The content is not needed any more. Absent: nothing is done. */
+  discard?(position: number, length: number): Promise<void> | undefined;
+  /** Reads as zeroes afterwards; with `unmap` space may be given back. Absent: zeroes are written. */
+  writeZeroes?(position: number, length: number, unmap: boolean): Promise<void> | undefined;
+  /** The device is reset: requests that would not end by themselves reject. */
+  cancel?(): void;
   close(): Promise<void>;
+}
+
+/** A size that a disk can have. @throws VirtioFault INVALID */
+export function mediaSize(size: number): number {
+  if (!Number.isSafeInteger(size) || size <= 0 || size % 512 !== 0)
+    throw new VirtioFault("INVALID", `${size} bytes is not a positive multiple of 512`);
+  return size;
 }
 
 /** A disk in memory. */
 export class MemoryBackend implements BlockBackend {
-  readonly size: number;
   readonly readOnly: boolean;
-  readonly #bytes: Uint8Array;
+  readonly mayUnmap: boolean;
+  onResize: (() => void) | null = null;
+  #bytes: Uint8Array;
 
   /** @param content - its length, a multiple of 512, or its bytes, which are used in place */
-  constructor(content: number | Uint8Array, options: { readonly readOnly?: boolean } = {}) {
+  constructor(
+    content: number | Uint8Array,
+    options: { readonly readOnly?: boolean; readonly mayUnmap?: boolean } = {},
+  ) {
     this.#bytes = typeof content === "number" ? new Uint8Array(content) : content;
-    this.size = this.#bytes.length;
     this.readOnly = options.readOnly ?? false;
+    this.mayUnmap = options.mayUnmap ?? false;
+  }
+
+  get size(): number {
+    return this.#bytes.length;
+  }
+
+  /**
+   * Grows by zeroes, or loses its end; the content moves to other memory. The device tells its driver.
+   * @param size - bytes, a multiple of 512
+   * @throws VirtioFault INVALID
+   */
+  resize(size: number): void {
+    const bytes = new Uint8Array(mediaSize(size));
+    bytes.set(this.#bytes.subarray(0, size));
+    this.#bytes = bytes;
+    this.onResize?.();
   }
 
   read(position: number, into: readonly Uint8Array[]): undefined {
@@ -45,6 +83,14 @@ export class MemoryBackend implements BlockBackend {
   }
 
   flush(): undefined {}
+
+  discard(position: number, length: number): undefined {
+    this.writeZeroes(position, length);
+  }
+
+  writeZeroes(position: number, length: number): undefined {
+    this.#bytes.fill(0, position, position + length);
+  }
 
   async close(): Promise<void> {}
 }

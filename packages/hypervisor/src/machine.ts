@@ -18,7 +18,8 @@ import {
 import { BlockFeature } from "@virtio/core/block";
 import { type BlockBackend, MemoryBackend } from "./block-backend.js";
 import type { DeviceModel } from "./device-model.js";
-import { BlockModel, blockModelFeatures } from "./models/block.js";
+import { type BlockLies, BlockModel } from "./models/block.js";
+import { type BlockCharacteristics, blockModelFeatures } from "./models/block-config.js";
 import type { Distortion } from "./pci/distortion.js";
 import { PciRoot } from "./pci/root.js";
 import type { InterfaceKind } from "./pci/virtio-device.js";
@@ -26,15 +27,21 @@ import { VirtioFunction } from "./pci/virtio-function.js";
 import type { RuleBook } from "./rules/rule-book.js";
 import { Scheduler } from "./scheduler.js";
 
-/** A block device of the embedded machine; `backend` stands in for `file` and `size`. */
-export interface EmbeddedBlkSpec extends BlkSpec {
+/** A block device of the embedded machine. */
+export interface EmbeddedBlkSpec extends EmbeddedBlkOptions {
+  readonly kind: "blk";
+}
+
+/** What only the embedded machine's block device takes besides. */
+export interface EmbeddedBlkOptions extends BlkOptions, BlockCharacteristics {
+  /** Stands in for `file` and `size`. */
   readonly backend?: BlockBackend | undefined;
+  /** A device that lies; for tests of drivers. */
+  readonly lies?: BlockLies | undefined;
 }
 
 /** A block device: `embedded({ devices: [blk({ size: 1 << 20 })] })`. */
-export function blk(
-  options: BlkOptions & { readonly backend?: BlockBackend | undefined } = {},
-): EmbeddedBlkSpec {
+export function blk(options: EmbeddedBlkOptions = {}): EmbeddedBlkSpec {
   return { kind: "blk", ...options };
 }
 
@@ -264,6 +271,8 @@ function refuseWhatIsNotThere(spec: DeviceSpec): void {
     const bit = BlockFeature[name as keyof typeof BlockFeature];
     if (!blockModelFeatures.includes(bit))
       refuse(`cannot ${on ? "offer" : "hold back"} feature ${name.toLowerCase()}`);
+    if (bit === BlockFeature.BARRIER && on && legacy !== "on")
+      refuse("offers barrier on the legacy interface alone: it needs legacy=on");
   }
 }
 
@@ -306,17 +315,25 @@ async function makeModel(
   name: string,
   options: EmbeddedOptions,
 ): Promise<DeviceModel> {
-  const without = blockModelFeatures.filter((bit) => spec.features?.[BlockFeature[bit]] === false);
   const queueSize = spec.queueSize ?? DEFAULT_QUEUE_SIZE;
-  return new BlockModel({
-    name,
-    backend: await backendOf(spec, options),
-    serial: spec.serial ?? "",
-    // Header and status take two descriptors of the ring.
-    segMax: Math.max(1, queueSize - 2),
-    queues: spec.queues ?? 1,
-    without,
-  });
+  const embeddedSpec: EmbeddedBlkSpec = spec;
+  const backend = await backendOf(spec, options);
+  try {
+    return new BlockModel({
+      name,
+      backend,
+      serial: spec.serial ?? "",
+      // Header and status take two descriptors of the ring.
+      segMax: Math.max(1, queueSize - 2),
+      queues: spec.queues ?? 1,
+      features: spec.features ?? {},
+      characteristics: embeddedSpec,
+      lies: embeddedSpec.lies ?? {},
+    });
+  } catch (error) {
+    await backend.close();
+    throw error;
+  }
 }
 
 async function backendOf(

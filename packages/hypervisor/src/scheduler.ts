@@ -198,7 +198,7 @@ export class Scheduler {
 }
 
 /** xorshift32: numbers in [0, 1), the same for the same seed. */
-function xorshift(seed: number): () => number {
+export function xorshift(seed: number): () => number {
   if (!Number.isInteger(seed))
     throw new VirtioFault("INVALID", `seed ${seed} is not a whole number`);
   // A state of 0 would stay 0.

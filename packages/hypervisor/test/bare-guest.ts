@@ -1,11 +1,6 @@
 // A guest without a driver: it drives one function by its registers, in any order, right or wrong.
-import {
-  type DeviceSpec,
-  DeviceStatus,
-  type DmaRegion,
-  type IoRegion,
-  type PciFunction,
-} from "@virtio/core";
+import { DeviceStatus, type DmaRegion, type IoRegion, type PciFunction } from "@virtio/core";
+import { BlockConfig, type BlockConfigField } from "@virtio/core/block";
 import {
   CommonConfig,
   PciCapability,
@@ -14,8 +9,8 @@ import {
   VirtioCapability,
 } from "@virtio/core/pci";
 import {
-  type BlockBackend,
   blk,
+  type EmbeddedBlkOptions,
   type EmbeddedMachine,
   type EmbeddedOptions,
   embedded,
@@ -28,9 +23,8 @@ const STRUCTURES_BAR = 4;
 const MSIX_BAR = 1;
 
 /** The device of a guest, and what its machine has. */
-export interface GuestOptions extends Partial<DeviceSpec> {
+export interface GuestOptions extends EmbeddedBlkOptions {
   readonly readOnly?: boolean;
-  readonly backend?: BlockBackend;
   readonly msi?: boolean;
   readonly distort?: EmbeddedOptions["distort"];
   /** Whether the guest looks for capabilities. Default true. */
@@ -285,6 +279,26 @@ export class BareGuest {
     };
   }
 
+  /** A discard, write zeroes or secure erase of these ranges: its status. */
+  async ranged(
+    type: number,
+    ranges: readonly (readonly [sector: number, sectors: number, flags?: number])[],
+  ): Promise<number> {
+    const data = new DataView(this.machine.memory.buffer, this.data.offset + 512);
+    for (const [i, [sector, sectors, flags = 0]] of ranges.entries())
+      for (const [word, value] of [sector, 0, sectors, flags].entries())
+        data.setUint32(i * 16 + word * 4, value, true);
+    return (await this.request(type, 0, ranges.length * 16, 0)).status;
+  }
+
+  /** A field of the block device's configuration. */
+  async field(name: BlockConfigField): Promise<number> {
+    const [offset, width] = BlockConfig[name];
+    const low = await this.read(offset, width === 8 ? 4 : width, VirtioCapability.DEVICE);
+    if (width !== 8) return low;
+    return low + 2 ** 32 * (await this.read(offset + 4, 4, VirtioCapability.DEVICE));
+  }
+
   get usedIndex(): number {
     return (this.used[0] ?? 0) >>> 16;
   }
@@ -307,3 +321,8 @@ export class BareGuest {
     return [...new Set(this.rules.violations.map(({ clause }) => clause))];
   }
 }
+
+/** For run() and negotiate(): accepts these bits of word 0, and VERSION_1. */
+export const accepting =
+  (...bits: readonly number[]) =>
+  (): number[] => [bits.reduce((word, bit) => word | (1 << bit), 0) >>> 0, 1];

@@ -114,7 +114,7 @@ describe("hot-plug", () => {
   });
 
   it("refuses what a machine refuses at its start, a 32nd device, and a closed machine", async () => {
-    await expect(guest.machine.plug("blk,discard=on")).rejects.toMatchObject({
+    await expect(guest.machine.plug("blk,zoned=on")).rejects.toMatchObject({
       code: "UNSUPPORTED",
     });
     for (let slot = 2; slot <= 31; slot++) await guest.machine.plug("blk,size=512");

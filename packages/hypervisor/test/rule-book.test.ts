@@ -144,6 +144,7 @@ const crimes: readonly Crime<BareGuest>[] = [
       await g.acknowledge();
       await g.read(36, 4, VirtioCapability.DEVICE);
     },
+    { features: { DISCARD: false } },
   ],
   [
     "BLK-INIT-4",

@@ -3,18 +3,29 @@ import type { VirtioFault } from "@virtio/core";
 
 /** What a bio asks for (bio(9)). */
 export enum BioCommand {
-  READ = "read",
-  WRITE = "write",
-  FLUSH = "flush",
+  READ,
+  WRITE,
+  FLUSH,
+  /** BIO_DELETE */
+  DISCARD,
+  WRITE_ZEROES,
+  SECURE_ERASE,
 }
 
-/** A request that a disk's strategy takes, within the disk's limits. */
+/** A request that a disk's strategy takes, within the disk's limits. Once it is done its owner may change it and give it again. */
 export interface Bio {
-  readonly command: BioCommand;
+  command: BioCommand;
   /** Bytes; a multiple of the sector size. 0 for a flush. */
-  readonly position: number;
-  /** What is read or written; empty for a flush. Null once the caller has given up: the answer goes nowhere. */
+  position: number;
+  /** Bytes, a multiple of the sector size: of `data`, or of the range of a command that has none. 0 for a flush. */
+  length: number;
+  /**
+   * What is read or written, `length` bytes; null for a flush or a range. Becomes null, too, once the caller has given up: the
+   * answer goes nowhere.
+   */
   data: Uint8Array | null;
-  /** Once, when the device is done with it: null, or why not. */
-  readonly done: (fault: VirtioFault | null) => void;
+  /** Starts when everything before is over, and is over before anything after it starts (BIO_ORDERED). */
+  ordered: boolean;
+  /** Once, when the device is done with it: null, or why not (biodone). */
+  done: (fault: VirtioFault | null) => void;
 }

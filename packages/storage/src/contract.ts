@@ -116,6 +116,128 @@ export const diskContract: readonly DiskCase[] = [
     },
   },
   { name: "flushes", run: (disk) => disk.flush() },
+  {
+    name: "says what suits it",
+    run: async ({ sectorSize, maxTransfer, stripeSize, stripeOffset }) => {
+      expect(maxTransfer >= sectorSize && maxTransfer % sectorSize === 0, `max ${maxTransfer}`);
+      expect(stripeSize % sectorSize === 0, `stripeSize ${stripeSize}`);
+      expect(
+        stripeOffset === 0 || (stripeOffset > 0 && stripeOffset < stripeSize),
+        `stripeOffset ${stripeOffset} of ${stripeSize}`,
+      );
+    },
+  },
+  {
+    name: "gathers and scatters one transfer, of pieces that are not alike",
+    run: async (disk) => {
+      const { sectorSize } = disk;
+      const sizes = [1, 3, 0, 400, 2].map((sectors) => sectors * sectorSize);
+      const from = sizes.map((size, i) => pattern(size, 20 + i));
+      const length = sizes.reduce((sum, size) => sum + size, 0);
+      await disk.writev(7 * sectorSize, from);
+      const whole = await readBack(disk, 7 * sectorSize, length);
+      let at = 0;
+      for (const piece of from) {
+        expect(same(whole.subarray(at, at + piece.length), piece), `other bytes at ${at}`);
+        at += piece.length;
+      }
+      const into = [...sizes].reverse().map((size) => new Uint8Array(size));
+      await disk.readv(7 * sectorSize, into);
+      at = 0;
+      for (const piece of into) {
+        expect(same(whole.subarray(at, at + piece.length), piece), `other bytes came to ${at}`);
+        at += piece.length;
+      }
+      await disk.readv(0, []);
+    },
+  },
+  {
+    name: "writes nothing of a gathered transfer with a piece that it refuses",
+    run: async (disk) => {
+      const { sectorSize, mediaSize } = disk;
+      const before = await readBack(disk, 0, sectorSize);
+      const odd = [pattern(sectorSize, 30), new Uint8Array(sectorSize + 1)];
+      await rejects(disk.writev(0, odd), "INVALID");
+      const last = [pattern(sectorSize, 31), new Uint8Array(sectorSize)];
+      await rejects(disk.writev(mediaSize - sectorSize, last), "INVALID");
+      expect(same(await readBack(disk, 0, sectorSize), before), "its first piece was written");
+    },
+  },
+  {
+    name: "keeps ordered requests in order",
+    run: async (disk) => {
+      const { sectorSize } = disk;
+      const ended: number[] = [];
+      const write = (i: number): Promise<void> =>
+        disk
+          .write(0, new Uint8Array(sectorSize).fill(i), { ordered: i % 4 === 0 })
+          .then(() => void ended.push(i));
+      await Promise.all(Array.from({ length: 40 }, (_, i) => write(i)));
+      for (const [at, i] of ended.entries())
+        expect(Math.abs(at - i) < 4 && (i % 4 !== 0 || at === i), `${i} ended as number ${at}`);
+      await disk.flush({ ordered: true });
+    },
+  },
+  {
+    name: "reads zeroes where it wrote zeroes, and changes nothing around them",
+    run: async (disk) => {
+      const { sectorSize, can } = disk;
+      const length = 3001 * sectorSize;
+      if (!can.writeZeroes) {
+        await rejects(disk.writeZeroes(sectorSize, length), "UNSUPPORTED");
+        return;
+      }
+      const data = pattern(length + 2 * sectorSize, 7);
+      await disk.write(0, data);
+      await disk.writeZeroes(sectorSize, length);
+      data.fill(0, sectorSize, sectorSize + length);
+      expect(same(await readBack(disk, 0, data.length), data), "other bytes came back");
+    },
+  },
+  ...(["discard", "secureErase"] as const).map(
+    (command): DiskCase => ({
+      name: `does ${command}, or says that it cannot, and leaves the neighbours alone`,
+      run: async (disk) => {
+        const { sectorSize } = disk;
+        if (!disk.can[command]) {
+          await rejects(disk[command](0, sectorSize), "UNSUPPORTED");
+          return;
+        }
+        const length = 2001 * sectorSize;
+        const data = pattern(length + 2 * sectorSize, 8);
+        await disk.write(0, data);
+        await disk[command](sectorSize, length);
+        await disk[command](0, 0);
+        for (const at of [0, length + sectorSize])
+          expect(
+            same(await readBack(disk, at, sectorSize), data.subarray(at, at + sectorSize)),
+            `a neighbour changed, at ${at}`,
+          );
+        await rejects(disk[command](0, sectorSize - 1), "INVALID");
+        await rejects(disk[command](1, sectorSize), "INVALID");
+        await rejects(disk[command](disk.mediaSize, sectorSize), "INVALID");
+      },
+    }),
+  ),
+  {
+    name: "counts what it does",
+    run: async (disk) => {
+      const { sectorSize } = disk;
+      const before = disk.statistics;
+      expect(before.busy === 0, `${before.busy} requests are under way`);
+      await Promise.all([
+        disk.read(0, new Uint8Array(2 * sectorSize)),
+        disk.write(0, new Uint8Array(3 * sectorSize)),
+        disk.flush(),
+      ]);
+      const { reads, writes, flushes, bytesRead, bytesWritten, busy, busyTime } = disk.statistics;
+      const seen = [reads - before.reads, writes - before.writes, flushes - before.flushes];
+      seen.push(bytesRead - before.bytesRead, bytesWritten - before.bytesWritten, busy);
+      const expected = [1, 1, 1, 2 * sectorSize, 3 * sectorSize, 0];
+      expect(seen.join() === expected.join(), `counted ${seen}`);
+      expect(busyTime >= before.busyTime, `busyTime ${before.busyTime}, then ${busyTime}`);
+    },
+  },
   { name: "moves nothing when asked for nothing", run: (disk) => disk.read(0, new Uint8Array(0)) },
   {
     name: "refuses a part of a sector",
@@ -166,7 +288,9 @@ export const diskContract: readonly DiskCase[] = [
       await disk.detach();
       expect((await disk.closed) === null, "closed did not resolve to null");
       await rejects(disk.read(0, new Uint8Array(disk.sectorSize)), "CLOSED");
+      await rejects(disk.readv(0, [new Uint8Array(disk.sectorSize)]), "CLOSED");
       await rejects(disk.flush(), "CLOSED");
+      if (disk.can.discard) await rejects(disk.discard(0, disk.sectorSize), "CLOSED");
       await disk.detach();
     },
   },

@@ -1,2 +1,3 @@
 export { type Bio, BioCommand } from "./bio.js";
-export { type DiskProvider, StrategyDisk } from "./strategy-disk.js";
+export type { DiskEvents, DiskProvider, RangeLimits } from "./provider.js";
+export { StrategyDisk } from "./strategy-disk.js";

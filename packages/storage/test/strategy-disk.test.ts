@@ -1,20 +1,36 @@
 import { VirtioFault } from "@virtio/core";
 import { describe, expect, it } from "vitest";
 import { diskContract } from "../src/contract.js";
-import { type Bio, BioCommand, type DiskProvider, StrategyDisk } from "../src/index.js";
+import {
+  type Bio,
+  BioCommand,
+  type DiskEvents,
+  type DiskProvider,
+  type RangeLimits,
+  StrategyDisk,
+} from "../src/index.js";
 
 /** A provider over an array that has room for `room` bios and answers when told. */
 class ArrayProvider implements DiskProvider {
   readonly name = "md0";
   readonly ident = "";
   readonly sectorSize = 512;
-  readonly readOnly = false;
-  readonly maxTransfer = 10_000;
-  readonly bytes = new Uint8Array(8 << 20);
+  readonly readOnly: boolean = false;
+  readonly maxTransfer = 19 * 512;
+  readonly stripeSize = 4096;
+  readonly stripeOffset = 0;
+  readonly firmwareHeads = 0;
+  readonly firmwareSectors = 0;
+  discard: RangeLimits | null = { max: 10 * 512, align: 8 * 512 };
+  writeZeroes: RangeLimits | null = { max: 7 * 512, align: 0 };
+  secureErase: RangeLimits | null = { max: 1 << 30, align: 0 };
+  barrier = false;
+  bytes = new Uint8Array(8 << 20);
   readonly taken: Bio[] = [];
   starts = 0;
+  time = 0;
   gone: VirtioFault | null = null;
-  onRoom: (() => void) | null = null;
+  events: DiskEvents = { done: () => {}, room: () => {}, resized: () => {} };
   #end: (fault: null) => void = () => {};
   readonly closed: Promise<VirtioFault | null> = new Promise((resolve) => {
     this.#end = resolve;
@@ -29,9 +45,17 @@ class ArrayProvider implements DiskProvider {
     return this.bytes.length;
   }
 
+  now(): number {
+    return this.time;
+  }
+
+  connect(events: DiskEvents): void {
+    this.events = events;
+  }
+
   strategy(bio: Bio): boolean {
     if (this.gone !== null) {
-      bio.done(this.gone);
+      this.events.done(bio, this.gone);
       return true;
     }
     if (this.taken.length === this.room) return false;
@@ -46,14 +70,17 @@ class ArrayProvider implements DiskProvider {
 
   /** Does the oldest `count` bios. */
   answer(count: number, fault: VirtioFault | null = null): void {
-    for (const { command, position, data, done } of this.taken.splice(0, count)) {
-      if (fault === null && command === BioCommand.READ)
-        data?.set(this.bytes.subarray(position, position + data.length));
-      if (fault === null && command === BioCommand.WRITE && data !== null)
-        this.bytes.set(data, position);
-      done(fault);
+    for (const bio of this.taken.splice(0, count)) {
+      const { command, position, length, data } = bio;
+      if (fault === null) {
+        if (command === BioCommand.READ)
+          data?.set(this.bytes.subarray(position, position + length));
+        else if (command === BioCommand.WRITE) this.bytes.set(data ?? [], position);
+        else if (command !== BioCommand.FLUSH) this.bytes.fill(0, position, position + length);
+      }
+      this.events.done(bio, fault);
     }
-    this.onRoom?.();
+    this.events.room();
   }
 
   inPlace(data: Uint8Array): boolean {
@@ -147,5 +174,327 @@ describe("a disk over a strategy", () => {
     await new Promise((resolve) => setImmediate(resolve));
     process.off("warning", warned);
     expect(warnings).toEqual([]);
+  });
+});
+
+/** One more turn of the event loop. */
+const turn = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
+
+const sector = (fill = 0): Uint8Array => new Uint8Array(512).fill(fill);
+
+describe("a range command over a strategy", () => {
+  const parts = ({ taken }: ArrayProvider): number[][] =>
+    taken.map(({ position, length }) => [position / 512, length / 512]);
+
+  it("is split by its own limit, at the device's alignment", async () => {
+    const provider = new ArrayProvider(100, false);
+    const disk = new StrategyDisk(provider);
+    const discarding = disk.discard(5 * 512, 30 * 512);
+    expect(parts(provider)).toEqual([
+      [5, 3],
+      [8, 8],
+      [16, 8],
+      [24, 8],
+      [32, 3],
+    ]);
+    provider.answer(5);
+    await discarding;
+    const zeroing = disk.writeZeroes(5 * 512, 15 * 512);
+    expect(parts(provider)).toEqual([
+      [5, 7],
+      [12, 7],
+      [19, 1],
+    ]);
+    provider.answer(3);
+    await zeroing;
+    const erasing = disk.secureErase(0, 1 << 20);
+    expect(parts(provider)).toEqual([[0, 2048]]);
+    expect(provider.taken.every(({ data }) => data === null)).toBe(true);
+    provider.answer(1);
+    await erasing;
+    expect(disk.statistics).toMatchObject({ deletes: 9, bytesDeleted: 45 * 512 + (1 << 20) });
+  });
+
+  it("is refused where the disk cannot, and where it is read-only", async () => {
+    const provider = new ArrayProvider(1, true);
+    provider.discard = null;
+    const disk = new StrategyDisk(provider);
+    expect(disk.can).toEqual({ discard: false, writeZeroes: true, secureErase: true });
+    await expect(disk.discard(0, 512)).rejects.toMatchObject({
+      code: "UNSUPPORTED",
+      errno: "ENOTSUP",
+    });
+    const guarded = new StrategyDisk(
+      Object.assign(new ArrayProvider(1, true), { readOnly: true }) as ArrayProvider,
+    );
+    for (const command of ["discard", "writeZeroes", "secureErase"] as const)
+      await expect(guarded[command](0, 512)).rejects.toMatchObject({ errno: "EROFS" });
+    await expect(guarded.writev(0, [sector()])).rejects.toMatchObject({ errno: "EROFS" });
+  });
+});
+
+describe("an ordered request over a strategy", () => {
+  it("starts when all before it is over, and nothing starts before it is over", async () => {
+    const provider = new ArrayProvider(100, false);
+    const disk = new StrategyDisk(provider);
+    const work = [
+      disk.write(0, sector(1)),
+      disk.write(512, sector(2)),
+      disk.write(1024, sector(3), { ordered: true }),
+      disk.write(1536, sector(4)),
+      disk.flush({ ordered: true }),
+      disk.write(2048, sector(5)),
+      disk.read(2048, sector()),
+    ];
+    const seen: number[][] = [];
+    while (provider.taken.length > 0) {
+      seen.push(provider.taken.map(({ position }) => position / 512));
+      provider.answer(1);
+    }
+    await Promise.all(work);
+    expect(seen).toEqual([[0, 1], [1], [2], [3], [0], [4, 4], [4]]);
+  });
+
+  it("is left to a device that keeps the order", async () => {
+    const provider = new ArrayProvider(100, false);
+    provider.barrier = true;
+    const disk = new StrategyDisk(provider);
+    const work = [0, 1, 2].map((i) => disk.write(i * 512, sector(i), { ordered: i === 1 }));
+    expect(provider.taken.map(({ ordered }) => ordered)).toEqual([false, true, false]);
+    provider.answer(3);
+    await Promise.all(work);
+  });
+
+  it("goes on after one that failed", async () => {
+    const provider = new ArrayProvider(100, false);
+    const disk = new StrategyDisk(provider);
+    const first = disk.write(0, sector(), { ordered: true }).catch(({ code }) => code);
+    const second = disk.write(0, sector());
+    provider.answer(1, new VirtioFault("IO", "bad sector"));
+    expect(await first).toBe("IO");
+    provider.answer(1);
+    await second;
+    expect(disk.statistics).toMatchObject({ writes: 2, errors: 1, bytesWritten: 512, busy: 0 });
+  });
+});
+
+describe("the form without promises", () => {
+  /** A bio to use again, and how often it was done. */
+  function reusable(position = 0): Bio & { ends: (string | null)[] } {
+    const ends: (string | null)[] = [];
+    return {
+      command: BioCommand.WRITE,
+      position,
+      length: 512,
+      data: sector(9),
+      ordered: false,
+      done: (fault) => ends.push(fault?.code ?? null),
+      ends,
+    };
+  }
+
+  it("takes the caller's own bio again and again, and tells the device once a batch", () => {
+    const provider = new ArrayProvider(2, false);
+    const disk = new StrategyDisk(provider);
+    const bio = reusable();
+    for (let i = 0; i < 5; i++) {
+      bio.position = i * 512;
+      expect(disk.strategy(bio)).toBe(true);
+      expect(provider.starts).toBe(i);
+      disk.start();
+      disk.start();
+      provider.answer(1);
+    }
+    expect(bio.ends).toEqual(new Array(5).fill(null));
+    expect(provider.bytes[4 * 512]).toBe(9);
+    expect(disk.statistics).toMatchObject({ writes: 5, bytesWritten: 5 * 512, busy: 0 });
+  });
+
+  it("takes nothing when there is no room, and says when there is", () => {
+    const provider = new ArrayProvider(1, false);
+    const disk = new StrategyDisk(provider);
+    let rooms = 0;
+    disk.onRoom = () => {
+      rooms += 1;
+    };
+    const [first, second] = [reusable(), reusable(512)];
+    expect([disk.strategy(first), disk.strategy(second), rooms]).toEqual([true, false, 0]);
+    disk.start();
+    provider.answer(1);
+    expect([rooms, disk.strategy(second)]).toEqual([1, true]);
+    provider.answer(1);
+    expect([first.ends, second.ends]).toEqual([[null], [null]]);
+  });
+
+  it("does not overtake transfers that wait", async () => {
+    const provider = new ArrayProvider(1, false);
+    const disk = new StrategyDisk(provider);
+    const writes = [disk.write(0, sector()), disk.write(512, sector())];
+    const late = reusable();
+    expect(disk.strategy(late)).toBe(false);
+    provider.answer(1);
+    expect(disk.strategy(late)).toBe(false);
+    provider.answer(1);
+    expect(disk.strategy(late)).toBe(true);
+    await Promise.all(writes);
+  });
+
+  it("starts by itself what was given from inside done", () => {
+    const provider = new ArrayProvider(1, false);
+    const disk = new StrategyDisk(provider);
+    const bio = reusable();
+    let left = 3;
+    bio.done = () => {
+      left -= 1;
+      if (left > 0) expect(disk.strategy(bio)).toBe(true);
+    };
+    disk.strategy(bio);
+    disk.start();
+    for (let starts = 1; left > 0; starts++) {
+      expect(provider.starts).toBe(starts);
+      provider.answer(1);
+    }
+    expect(provider.starts).toBe(3);
+  });
+
+  it("takes an ordered bio only when nothing is under way, and nothing beside it", () => {
+    const provider = new ArrayProvider(9, false);
+    const disk = new StrategyDisk(provider);
+    const [first, second] = [reusable(), reusable()];
+    second.ordered = true;
+    expect([disk.strategy(first), disk.strategy(second)]).toEqual([true, false]);
+    provider.answer(1);
+    expect([disk.strategy(second), disk.strategy(first)]).toEqual([true, false]);
+    provider.answer(1);
+    expect(disk.strategy(first)).toBe(true);
+  });
+
+  const wrong: readonly (readonly [string, Partial<Bio>, string])[] = [
+    ["an odd position", { position: 100 }, "INVALID"],
+    ["no position", { position: Number.NaN }, "INVALID"],
+    ["a position below 0", { position: -512 }, "INVALID"],
+    ["a position beyond the end", { position: 8 << 20 }, "INVALID"],
+    ["an endless position", { position: Number.POSITIVE_INFINITY }, "INVALID"],
+    ["no length", { length: 0, data: new Uint8Array(0) }, "INVALID"],
+    ["no data", { data: null }, "INVALID"],
+    ["other data than its length", { length: 1024 }, "INVALID"],
+    ["more than the most", { length: 20 * 512, data: new Uint8Array(20 * 512) }, "INVALID"],
+    ["a flush with data", { command: BioCommand.FLUSH }, "INVALID"],
+    ["a discard with data", { command: BioCommand.DISCARD }, "INVALID"],
+    [
+      "a discard beyond its limit",
+      { command: BioCommand.DISCARD, data: null, length: 11 * 512 },
+      "INVALID",
+    ],
+  ];
+  for (const [what, change, code] of wrong)
+    it(`tells done what is wrong with ${what}, and the device nothing`, () => {
+      const provider = new ArrayProvider(9, false);
+      const bio = Object.assign(reusable(), change);
+      const disk = new StrategyDisk(provider);
+      expect(disk.strategy(bio)).toBe(true);
+      expect(bio.ends).toEqual([code]);
+      expect(provider.taken).toEqual([]);
+      expect(disk.statistics).toMatchObject({ writes: 0, errors: 0, busy: 0 });
+    });
+});
+
+describe("a disk over a strategy that is resized", () => {
+  it("tells who listens, and refuses what waited and is now beyond the end", async () => {
+    const provider = new ArrayProvider(1, false);
+    const disk = new StrategyDisk(provider);
+    const sizes: number[] = [];
+    const stop = disk.onResize((size) => sizes.push(size));
+    const first = disk.read(0, sector());
+    const second = disk.read((8 << 20) - 512, sector());
+    provider.bytes = new Uint8Array(4096);
+    provider.events.resized();
+    provider.answer(1);
+    await first;
+    await expect(second).rejects.toMatchObject({ code: "INVALID", errno: "EINVAL" });
+    expect([disk.mediaSize, ...sizes]).toEqual([4096, 4096]);
+    stop();
+    provider.events.resized();
+    expect(sizes).toHaveLength(1);
+  });
+});
+
+describe("the statistics of a disk over a strategy", () => {
+  it("count the time in which anything was under way, and what is", async () => {
+    const provider = new ArrayProvider(9, false);
+    const disk = new StrategyDisk(provider);
+    provider.time = 1000;
+    const work = [disk.read(0, sector()), disk.read(0, sector())];
+    provider.time = 1007;
+    expect(disk.statistics).toMatchObject({ busy: 2, busyTime: 7 });
+    provider.answer(1);
+    provider.time = 1010;
+    provider.answer(1);
+    provider.time = 2000;
+    expect(disk.statistics).toMatchObject({ busy: 0, busyTime: 10, reads: 2, bytesRead: 1024 });
+    await Promise.all(work);
+  });
+});
+
+describe("an aborted scattered read", () => {
+  it("is over when the device gave back the caller's own memory, and writes nothing elsewhere", async () => {
+    const provider = new ArrayProvider(9, false);
+    const disk = new StrategyDisk(provider);
+    provider.bytes.fill(5);
+    const own = provider.bytes.subarray(4096, 4608);
+    const other = sector();
+    const controller = new AbortController();
+    let over = false;
+    const reading = disk
+      .readv(0, [own, other], { signal: controller.signal })
+      .catch((error: unknown) => {
+        over = true;
+        return error;
+      });
+    controller.abort(new Error("enough"));
+    await turn();
+    expect(over).toBe(false);
+    provider.answer(2);
+    expect(await reading).toMatchObject({ message: "enough" });
+    expect(other.every((byte) => byte === 0)).toBe(true);
+  });
+});
+
+describe("a dump over a strategy", () => {
+  /** A provider that answers one bio at each poll. */
+  class Polled extends ArrayProvider {
+    fate: VirtioFault | null = null;
+    poll = (): boolean => {
+      const [bio] = this.taken.splice(0, 1);
+      if (bio !== undefined && this.fate === null) this.bytes.set(bio.data ?? [], bio.position);
+      if (bio !== undefined) this.events.done(bio, this.fate);
+      return bio !== undefined;
+    };
+  }
+
+  it("is written in parts when everything before is over, and what waited goes on", async () => {
+    const provider = new Polled(1, false);
+    const disk = new StrategyDisk(provider);
+    const writes = [disk.write(0, sector(1)), disk.write(512, sector(2))];
+    disk.dump(0, new Uint8Array(30 * 512).fill(3));
+    expect([provider.bytes[0], provider.bytes[30 * 512 - 1]]).toEqual([3, 3]);
+    expect(provider.taken.map(({ position }) => position)).toEqual([512]);
+    provider.answer(1);
+    await Promise.all(writes);
+    expect(disk.statistics).toMatchObject({ writes: 4, busy: 0 });
+  });
+
+  it("fails as its request fails, or when nothing comes", async () => {
+    const provider = new Polled(1, false);
+    const disk = new StrategyDisk(provider);
+    provider.fate = new VirtioFault("IO", "bad sector");
+    expect(() => disk.dump(0, sector())).toThrow("bad sector");
+    provider.poll = () => false;
+    expect(() => disk.dump(0, sector())).toThrow("md0: no answer in 30000 ms");
+  });
+
+  it("is refused by a disk that cannot be polled", () => {
+    const disk = new StrategyDisk(new ArrayProvider(1, false));
+    expect(() => disk.dump(0, sector())).toThrow("md0: the disk takes no dump");
   });
 });

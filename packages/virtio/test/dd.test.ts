@@ -1,3 +1,4 @@
+import { VirtioFault } from "@virtio/core";
 import { describe, expect, it } from "vitest";
 import { FakeBlockDriver, FakeMachine, MemoryDisk, pciFunction } from "./fakes.js";
 import { type TestShell, testShell } from "./session.js";
@@ -184,6 +185,16 @@ describe("dd to a disk", () => {
     );
   });
 
+  it.each([
+    ["ibs=1k obs=512", "5+0", "8+0"],
+    ["ibs=512 obs=1k", "10+0", "4+0"],
+  ])("reads one block more than fits, with %s", async (operands, read, written) => {
+    const { run } = await shellWith(4096);
+    expect((await run(`dd if=/dev/zero of=/dev/vtbd0 ${operands} status=noxfer`)).err).toBe(
+      `dd: /dev/vtbd0: end of device\n${read} records in\n${written} records out\n`,
+    );
+  });
+
   it("refuses a disk that is read-only", async () => {
     const { run, disk } = await shellWith(4096, { readOnly: true });
     expect((await run("dd if=/dev/zero of=/dev/vtbd0 count=1")).err).toBe(
@@ -207,28 +218,33 @@ describe("dd", () => {
   it.each([
     ["dd", "dd: if= is not given\n"],
     ["dd if=a", "dd: of= is not given\n"],
-    ["dd if=a of=b ibs=1", "dd: unknown operand ibs\n"],
+    ["dd if=a of=b cbs=1", "dd: unknown operand cbs\n"],
+    ["dd if=a of=b bs=1k ibs=1", "dd: bs: illegal argument combination or already set\n"],
+    ["dd if=a of=b obs=0", "dd: obs must be greater than 0\n"],
     ["dd if=a of=b c", "dd: unknown operand c\n"],
     ["dd if=a of=b bs=", "dd: no value specified for bs\n"],
     ["dd if=a if=c of=b", "dd: operand if is given twice\n"],
     ["dd if=a of=b bs=0", "dd: bs must be greater than 0\n"],
     ["dd if=a of=b bs=x", "dd: bs=x: not a number such as 512, 64k or 2x512\n"],
     ["dd if=a of=b count=-1", "dd: count=-1: not a number such as 512, 64k or 2x512\n"],
-    ["dd if=a of=b conv=ascii", "dd: unknown conversion ascii (there is: notrunc, sync, osync)\n"],
+    [
+      "dd if=a of=b conv=ascii",
+      "dd: unknown conversion ascii (there is: notrunc, sync, osync, sparse, fsync)\n",
+    ],
     ["dd if=a of=b status=loud", "dd: unknown status loud (there is: none, noxfer, progress)\n"],
   ])("refuses %j", async (line, err) => {
     const { run } = await testShell();
     const result = await run(line);
     expect(result.status).toBe(1);
     expect(result.err).toBe(
-      `${err}usage: dd if=FROM of=TO [bs=N] [count=N] [skip=N] [seek=N] [conv=notrunc,sync] [status=none|noxfer|progress]\n`,
+      `${err}usage: dd if=FROM of=TO [bs=N | ibs=N obs=N] [count=N] [skip=N] [seek=N] [conv=notrunc,sync,osync,sparse,fsync] [status=none|noxfer|progress]\n`,
     );
   });
 
   it("wants blocks of whole sectors on a disk", async () => {
     const { run, host } = await shellWith();
     expect((await run("dd if=/dev/vtbd0 of=o bs=1000")).err).toBe(
-      "dd: /dev/vtbd0: Invalid argument: bs=1000 is not a multiple of the sector size 512\n",
+      "dd: /dev/vtbd0: Invalid argument: a block of 1000 bytes is not a multiple of the sector size 512\n",
     );
     expect(host.files.has("o")).toBe(false);
   });
@@ -241,19 +257,129 @@ describe("dd", () => {
     );
   });
 
-  it("draws one line of progress on a terminal", async () => {
-    const { run, disk, machine } = await shellWith(2 << 20, { terminal: true });
+  it.each([
+    [true, ""],
+    [false, " status=progress"],
+  ])("draws a line of progress a second (on a terminal: %j)%s", async (terminal, operand) => {
+    const { run, disk, machine } = await shellWith(4 << 20, { terminal });
     const read = disk.read.bind(disk);
     disk.read = async (...args) => {
       machine.pass(600);
       await read(...args);
     };
-    const { err } = await run("dd if=/dev/vtbd0 of=/dev/null bs=1m");
-    expect(err).toMatch(
-      /^\r {2}1048576 bytes \(1 MB, 1 MiB\) transferred 1\.200s, 874 kB\/s.*\n2\+0 records in\n/s,
+    // One request at a time: the disk is also what is written.
+    const { err } = await run(`dd if=/dev/vtbd0 of=/dev/vtbd0 bs=1m${operand}`);
+    expect(err).toBe(
+      "  2097152 bytes (2097 kB, 2048 KiB) transferred 1.200s, 1748 kB/s\r" +
+        "  4194304 bytes (4194 kB, 4096 KiB) transferred 2.400s, 1748 kB/s\r" +
+        "\n4+0 records in\n4+0 records out\n" +
+        "4194304 bytes transferred in 2.400000 secs (1747627 bytes/sec)\n",
     );
   });
 
+  it("counts blocks of the input and of the output apart", async () => {
+    const { run, host, disk } = await shellWith(1 << 20);
+    host.files.set("a", new Uint8Array(1024));
+    const { err } = await run("dd if=/dev/vtbd0 of=a ibs=512 obs=1000 skip=1 seek=1 count=5");
+    expect(err).toMatch(/^5\+0 records in\n2\+1 records out\n2560 bytes/);
+    expectBytes(host.bytes("a").slice(1000), disk.bytes.slice(512, 6 * 512));
+    expect((await run("dd if=a of=/dev/vtbd0 ibs=1000 obs=512 conv=sync count=4")).err).toBe(
+      "dd: /dev/vtbd0: Invalid argument: the last block, 416 bytes (conv=sync fills it with zeros), is not a multiple of the sector size 512\n",
+    );
+    expect(
+      (await run("dd if=a of=/dev/vtbd0 ibs=1000 obs=512 conv=osync,sync count=4")).err,
+    ).toMatch(/^3\+1 records in\n8\+0 records out\n4096 bytes/);
+  });
+});
+
+describe("dd conv=sparse", () => {
+  /** Blocks of 1 KB: zeros where the letter is a dot. */
+  const blocks = (map: string, seed = 1): Uint8Array => {
+    const bytes = new Uint8Array(map.length * 1024);
+    for (const [i, letter] of [...map].entries())
+      if (letter !== ".") bytes.set(pattern(1024, seed + i).fill(7, 0, 1), i * 1024);
+    return bytes;
+  };
+  const writes = (disk: MemoryDisk): readonly (readonly [string, number])[] =>
+    disk.requests.map(({ what, position }) => [what, position / 1024] as const);
+
+  it("leaves holes in a file, also at its end", async () => {
+    const { run, host, disk } = await shellWith(6 * 1024);
+    disk.bytes.set(blocks("a..b.."));
+    // A byte is enough, and what the file held is gone.
+    disk.bytes.fill(0, 3 * 1024, 4 * 1024 - 1).fill(1, 4 * 1024 - 1, 4 * 1024);
+    host.files.set("a", blocks("xxxxxxxxx", 50));
+    const create = host.create.bind(host);
+    const written: number[] = [];
+    host.create = async (path) => {
+      const file = await create(path);
+      const write = file.write.bind(file);
+      file.write = async (position, from) => {
+        written.push(position / 1024);
+        await write(position, from);
+      };
+      return file;
+    };
+    expect((await run("dd if=/dev/vtbd0 of=a bs=1k conv=sparse")).err).toMatch(
+      /^6\+0 records in\n6\+0 records out\n6144 bytes/,
+    );
+    expect(written).toEqual([0, 3]);
+    expectBytes(host.bytes("a"), disk.bytes);
+  });
+
+  it("writes zeros where the file holds something that notrunc keeps", async () => {
+    const { run, host, disk } = await shellWith(4 * 1024);
+    disk.bytes.set(blocks("a..b"));
+    host.files.set("a", blocks("xxxxx", 50));
+    await run("dd if=/dev/vtbd0 of=a bs=1k conv=sparse,notrunc");
+    expectBytes(host.bytes("a").slice(0, 4096), disk.bytes);
+    expectBytes(host.bytes("a").slice(4096), blocks("xxxxx", 50).slice(4096));
+  });
+
+  it("has a disk write zeroes, and writes them itself to one that cannot", async () => {
+    const { run, host, disk } = await shellWith(4 * 1024);
+    host.files.set("a", blocks("a.b."));
+    await run("dd if=a of=/dev/vtbd0 bs=1k conv=sparse");
+    expectBytes(disk.bytes, blocks("a.b."));
+    expect(writes(disk)).toEqual([
+      ["write", 0],
+      ["writeZeroes", 1],
+      ["write", 2],
+      ["writeZeroes", 3],
+    ]);
+    disk.bytes.fill(9);
+    disk.can = { ...disk.can, writeZeroes: false };
+    await run("dd if=a of=/dev/vtbd0 bs=1k conv=sparse");
+    expectBytes(disk.bytes, blocks("a.b."));
+  });
+});
+
+describe("dd conv=fsync", () => {
+  it("flushes a disk when everything is written", async () => {
+    const { run, disk } = await shellWith(4096);
+    expect((await run("dd if=/dev/zero of=/dev/vtbd0 bs=2k count=2 conv=fsync")).status).toBe(0);
+    expect(disk.requests.map(({ what }) => what)).toEqual(["write", "write", "flush"]);
+  });
+
+  it("fails when the flush does", async () => {
+    const { run, disk } = await shellWith(4096);
+    disk.flushFault = new VirtioFault("IO", "hard error cmd=flush", { device: "vtbd0" });
+    const { status, err } = await run("dd if=/dev/zero of=/dev/vtbd0 count=1 conv=fsync");
+    expect(status).toBe(1);
+    expect(err).toMatch(/^dd: vtbd0: hard error cmd=flush\n1\+0 records in\n1\+0 records out\n/);
+  });
+
+  it("puts a file on stable storage", async () => {
+    const { run, host, disk } = await shellWith(1024);
+    expect((await run("dd if=/dev/vtbd0 of=a conv=fsync")).status).toBe(0);
+    expect(host.synced).toBe(1);
+    expectBytes(host.bytes("a"), disk.bytes);
+    expect((await run("dd if=/dev/vtbd0 of=a")).status).toBe(0);
+    expect(host.synced).toBe(1);
+  });
+});
+
+describe("dd and Ctrl-C", () => {
   it("ends at Ctrl-C with what it did so far, and nothing under way", async () => {
     const { run, disk } = await shellWith(1 << 20);
     const abort = new AbortController();

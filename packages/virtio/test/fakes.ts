@@ -9,6 +9,7 @@ import {
   type Machine,
   type PciBus,
   type PciFunction,
+  type TransferOptions,
   type TunableSpec,
   type VirtioDevice,
   VirtioFault,
@@ -17,15 +18,33 @@ import {
 import type { ModuleTable } from "../src/index.js";
 import { virtioModule } from "../src/index.js";
 
+/** A request that a {@link MemoryDisk} got. */
+interface MemoryRequest {
+  readonly what: "read" | "write" | "flush" | "discard" | "writeZeroes" | "secureErase";
+  readonly position: number;
+  readonly length: number;
+}
+
 /** A disk over an ArrayBuffer that completes later, and remembers what was asked of it. */
 export class MemoryDisk implements Disk {
   readonly kind = "disk";
   readonly sectorSize: number = 512;
-  readonly bytes: Uint8Array;
+  bytes: Uint8Array;
   readonly name: string;
   readonly ident: string;
   readonly readOnly: boolean;
-  readonly requests: { what: "read" | "write" | "flush"; position: number; length: number }[] = [];
+  stripeSize = 0;
+  stripeOffset = 0;
+  firmwareHeads = 0;
+  firmwareSectors = 0;
+  readonly maxTransfer: number = 1 << 20;
+  can: Disk["can"] = { discard: true, writeZeroes: true, secureErase: false };
+  readonly statistics = {
+    ...{ reads: 0, writes: 0, flushes: 0, deletes: 0 },
+    ...{ bytesRead: 0, bytesWritten: 0, bytesDeleted: 0 },
+    ...{ errors: 0, busy: 0, busyTime: 0 },
+  };
+  readonly requests: MemoryRequest[] = [];
   inFlight = 0;
   mostInFlight = 0;
   /** Positions at which a request fails. */
@@ -37,6 +56,7 @@ export class MemoryDisk implements Disk {
   detached = false;
   onDetach: () => Promise<void> = async () => {};
   fail: (fault: VirtioFault) => void = () => {};
+  readonly #resized = new Set<(mediaSize: number) => void>();
 
   constructor(name: string, size = 1 << 20, { ident = "ABC123", readOnly = false } = {}) {
     this.name = name;
@@ -52,13 +72,27 @@ export class MemoryDisk implements Disk {
     return this.bytes.length;
   }
 
+  onResize(listener: (mediaSize: number) => void): () => void {
+    this.#resized.add(listener);
+    return () => void this.#resized.delete(listener);
+  }
+
+  /** Makes it another size, and says so. */
+  resize(size: number): void {
+    const bytes = new Uint8Array(size);
+    bytes.set(this.bytes.subarray(0, size));
+    this.bytes = bytes;
+    for (const listener of this.#resized) listener(size);
+  }
+
   async #request(
-    what: "read" | "write",
+    what: MemoryRequest["what"],
     position: number,
     length: number,
-    signal: AbortSignal | undefined,
-    move: () => void,
+    { signal }: TransferOptions = {},
+    move: () => void = () => {},
   ): Promise<void> {
+    signal?.throwIfAborted();
     this.requests.push({ what, position, length });
     if (position % 512 !== 0 || length % 512 !== 0 || position + length > this.mediaSize)
       throw new VirtioFault("INVALID", `${this.name}: ${what} at ${position} of ${length} bytes`);
@@ -81,25 +115,80 @@ export class MemoryDisk implements Disk {
     }
   }
 
-  read(position: number, into: Uint8Array, options?: { signal?: AbortSignal }): Promise<void> {
-    return this.#request("read", position, into.length, options?.signal, () =>
+  async read(position: number, into: Uint8Array, options?: TransferOptions): Promise<void> {
+    await this.#request("read", position, into.length, options, () =>
       into.set(this.bytes.subarray(position, position + into.length)),
     );
+    this.statistics.reads++;
+    this.statistics.bytesRead += into.length;
   }
 
-  write(position: number, from: Uint8Array, options?: { signal?: AbortSignal }): Promise<void> {
-    return this.#request("write", position, from.length, options?.signal, () =>
+  async write(position: number, from: Uint8Array, options?: TransferOptions): Promise<void> {
+    await this.#request("write", position, from.length, options, () =>
       this.bytes.set(from, position),
     );
+    this.statistics.writes++;
+    this.statistics.bytesWritten += from.length;
+  }
+
+  async readv(
+    position: number,
+    into: readonly Uint8Array[],
+    options?: TransferOptions,
+  ): Promise<void> {
+    let at = position;
+    for (const part of into) {
+      await this.read(at, part, options);
+      at += part.length;
+    }
+  }
+
+  async writev(
+    position: number,
+    from: readonly Uint8Array[],
+    options?: TransferOptions,
+  ): Promise<void> {
+    let at = position;
+    for (const part of from) {
+      await this.write(at, part, options);
+      at += part.length;
+    }
   }
 
   async flush(): Promise<void> {
     this.requests.push({ what: "flush", position: 0, length: 0 });
     if (this.flushFault !== null) throw this.flushFault;
+    this.statistics.flushes++;
   }
 
-  async discard(): Promise<void> {}
-  async writeZeroes(): Promise<void> {}
+  discard(position: number, length: number, options?: TransferOptions): Promise<void> {
+    return this.#delete("discard", position, length, options);
+  }
+
+  writeZeroes(position: number, length: number, options?: TransferOptions): Promise<void> {
+    return this.#delete("writeZeroes", position, length, options);
+  }
+
+  secureErase(position: number, length: number, options?: TransferOptions): Promise<void> {
+    return this.#delete("secureErase", position, length, options);
+  }
+
+  /** Each leaves zeros. */
+  async #delete(
+    what: "discard" | "writeZeroes" | "secureErase",
+    position: number,
+    length: number,
+    options?: TransferOptions,
+  ): Promise<void> {
+    if (this.readOnly) throw new VirtioFault("READ_ONLY", "read-only", { device: this.name });
+    if (!this.can[what]) throw new VirtioFault("UNSUPPORTED", `no ${what}`, { device: this.name });
+    await this.#request(what, position, length, options, () =>
+      this.bytes.fill(0, position, position + length),
+    );
+    this.statistics.deletes++;
+    this.statistics.bytesDeleted += length;
+  }
+
   async suspend(): Promise<void> {}
   async resume(): Promise<void> {}
 

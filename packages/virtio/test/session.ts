@@ -16,6 +16,7 @@ class MemoryHost implements Host {
   readonly files = new Map<string, Uint8Array>();
   readonly opened: string[] = [];
   closed = 0;
+  synced = 0;
 
   async open(path: string): Promise<HostFile> {
     if (!this.files.has(path))
@@ -56,6 +57,9 @@ class MemoryHost implements Host {
       },
       truncate: async (size) => {
         resize(size);
+      },
+      sync: async () => {
+        this.synced++;
       },
       close: async () => {
         this.closed++;

@@ -1,6 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { humanize } from "../src/shell/commands/diskinfo.js";
-import { FakeBlockDriver, FakeMachine, MemoryDisk, pciFunction } from "./fakes.js";
+import { FakeMachine, pciFunction } from "./fakes.js";
 import { testShell } from "./session.js";
 
 describe("the shell", () => {
@@ -18,7 +17,7 @@ describe("the shell", () => {
     ["dmesg -x", 1, "dmesg: illegal option -- x\nusage: dmesg [-c]\n"],
     ["dmesg now", 1, "dmesg: unexpected argument 'now'\nusage: dmesg [-c]\n"],
     ["dmesg 'x", 2, "syntax error: column 7: expected another ', found the end of the line\n"],
-    ["diskinfo", 1, "diskinfo: no disk is given\nusage: diskinfo [-sv] disk ...\n"],
+    ["diskinfo", 1, "diskinfo: no disk is given\nusage: diskinfo [-stv] disk ...\n"],
     ["diskinfo vtbd7", 1, "diskinfo: vtbd7: No such file or directory (disks: vtbd0)\n"],
     ["help frob", 1, "help: no command 'frob'\n"],
     ["vmstat", 1, "usage: vmstat -i [-a]\n"],
@@ -39,7 +38,10 @@ describe("the shell", () => {
       "devinfo",
       "diskinfo",
       "dd",
+      "geom",
       "halt",
+      "iostat",
+      "trim",
     ])
       expect(out).toMatch(new RegExp(`^${name} +\\S`, "m"));
     expect((await run("help vmstat")).out).toBe("usage: vmstat -i [-a]\n");
@@ -60,6 +62,11 @@ describe("the shell", () => {
     ["dd if=x of=o", "of=o", ["of=out.img"]],
     ["dd co", "co", ["conv=", "count="]],
     ["sysctl hw.n", "hw.n", ["hw.ncpu"]],
+    ["geom ", "", ["disk"]],
+    ["geom disk s", "s", ["status"]],
+    ["geom disk list v", "v", ["vtbd0"]],
+    ["trim -f /dev/v", "/dev/v", ["/dev/vtbd0"]],
+    ["iostat -x v", "v", ["vtbd0"]],
     ["kldload ", "", []],
     ["nosuch x", "x", []],
   ])("completes %j", async (line, word, candidates) => {
@@ -367,40 +374,6 @@ describe("pciconf", () => {
     ]);
     expect(await lines({ capabilities: [0x12, 0xfc] })).toHaveLength(2);
     expect(await lines({ capabilities: [0x12, 0x10] })).toHaveLength(1);
-  });
-});
-
-describe("diskinfo", () => {
-  const size = 16 << 20;
-  const driver = (): FakeBlockDriver => {
-    const made = new FakeBlockDriver();
-    made.makeDisk = (name) => new MemoryDisk(name, size);
-    return made;
-  };
-
-  it.each([
-    ["diskinfo vtbd0", "vtbd0\t512\t16777216\t32768\t0\t0\n"],
-    ["diskinfo -s /dev/vtbd0", "ABC123\n"],
-    [
-      "diskinfo -v vtbd0",
-      "vtbd0\n\t512         \t# sectorsize\n\t16777216    \t# mediasize in bytes (16M)\n\t32768       \t# mediasize in sectors\n" +
-        "\t0           \t# stripesize\n\t0           \t# stripeoffset\n\tABC123      \t# Disk ident.\n\n",
-    ],
-  ])("%s", async (line, out) => {
-    const { run } = await testShell({ driver: driver() });
-    expect(await run(line)).toEqual({ status: 0, out, err: "" });
-  });
-
-  it.each([
-    [512, "512B"],
-    [1 << 20, "1.0M"],
-    [10 << 20, "10M"],
-    [999 << 10, "999K"],
-    [1000 << 10, "1.0M"],
-    [20 * 2 ** 30, "20G"],
-    [1.5 * 2 ** 40, "1.5T"],
-  ])("%d bytes are %s", (bytes, text) => {
-    expect(humanize(bytes)).toBe(text);
   });
 });
 

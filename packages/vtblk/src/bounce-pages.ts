@@ -50,15 +50,16 @@ export class BouncePages {
     return this.#region.address + page * this.size;
   }
 
-  /** Copies into a page. */
-  fill(page: number, from: Uint8Array): void {
-    this.#region.bytes.set(from, page * this.size);
+  /** Copies `length` bytes from `at` on into a page. */
+  fill(page: number, from: Uint8Array, at: number, length: number): void {
+    const whole = length === from.length;
+    this.#region.bytes.set(whole ? from : from.subarray(at, at + length), page * this.size);
   }
 
-  /** Copies the start of a page. */
-  copy(page: number, into: Uint8Array): void {
-    const at = page * this.size;
-    into.set(this.#region.bytes.subarray(at, at + into.length));
+  /** Copies `length` bytes of a page, to `at` on. */
+  copy(page: number, into: Uint8Array, at: number, length: number): void {
+    const from = page * this.size;
+    into.set(this.#region.bytes.subarray(from, from + length), at);
   }
 
   /** Gives the memory back. Only when no device can write to it any more. */

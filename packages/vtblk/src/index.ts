@@ -1,2 +1,3 @@
 export { kernelModule } from "./module.js";
-export { type VtblkOptions, vtblk } from "./vtblk.js";
+export type { VtblkOptions } from "./options.js";
+export { vtblk } from "./vtblk.js";

@@ -6,10 +6,18 @@ import {
   VirtioFault,
   type Virtqueue,
 } from "@virtio/core";
-import { BLOCK_HEADER_SIZE, BlockRequestType, BlockStatus, SECTOR_SIZE } from "@virtio/core/block";
+import {
+  BLOCK_BARRIER,
+  BLOCK_HEADER_SIZE,
+  BLOCK_RANGE_SIZE,
+  BlockRequestType,
+  BlockStatus,
+  SECTOR_SIZE,
+} from "@virtio/core/block";
 import type { Bio } from "@virtio/storage";
 import type { BouncePages } from "./bounce-pages.js";
 import { RequestSlots } from "./request-slots.js";
+import { IDLE, type Watchdog } from "./watchdog.js";
 
 /** Segments of a request besides data: header and status, each one descriptor, as a legacy device wants them (§5.2.6.4). */
 export const OVERHEAD_SEGMENTS = 2;
@@ -25,26 +33,56 @@ export interface RequestQueueOptions {
   readonly log: Log;
   /** Shared by all queues of the disk. */
   readonly pages: BouncePages;
+  readonly watchdog: Watchdog;
   /** Most data segments of a request. */
   readonly dataSegments: number;
   /** A request takes one descriptor, else one for each segment. */
   readonly indirect: boolean;
   /** The legacy interface: used lengths say nothing (§2.7.8.2, legacy section). */
   readonly legacy: boolean;
+  /** Ordered bios are marked (§5.2.6.3). */
+  readonly barrier: boolean;
+  /** A request that start() took is over. */
+  readonly onDone: (type: BlockRequestType, bio: Bio, fault: VirtioFault | null) => void;
   /** Requests are over: there may be room. */
   readonly onProgress: () => void;
   /** See Virtqueue. */
   readonly onBroken: (fault: VirtioFault) => void;
 }
 
-/** A request that the device may hold: what to do when it is done. */
-interface Request {
-  readonly type: BlockRequestType;
-  readonly bio: Bio;
+/** What is remembered of a slot: words of one array, so that a request makes no object. */
+enum Entry {
+  TYPE,
   /** First page it is bounced through; -1: in place, or no data. */
-  readonly page: number;
-  readonly length: number;
+  PAGE,
+  /** Bytes of data. */
+  LENGTH,
+  /** The watchdog's, when it began. */
+  TICK,
 }
+const ENTRY_SHIFT = 2;
+
+/** What the disk layer of FreeBSD calls them. */
+const commandNames: Readonly<Record<BlockRequestType, string>> = {
+  [BlockRequestType.IN]: "read",
+  [BlockRequestType.OUT]: "write",
+  [BlockRequestType.FLUSH]: "flush",
+  [BlockRequestType.GET_ID]: "identify",
+  [BlockRequestType.GET_LIFETIME]: "lifetime",
+  [BlockRequestType.DISCARD]: "delete",
+  [BlockRequestType.WRITE_ZEROES]: "write zeroes",
+  [BlockRequestType.SECURE_ERASE]: "secure erase",
+};
+
+/** Commands whose data the device writes. */
+const reads = (type: BlockRequestType): boolean =>
+  type === BlockRequestType.IN ||
+  type === BlockRequestType.GET_ID ||
+  type === BlockRequestType.GET_LIFETIME;
+
+/** The driver's own requests: nobody's bytes, and no line of the log when they fail. */
+export const isOwn = (type: BlockRequestType): boolean =>
+  type === BlockRequestType.GET_ID || type === BlockRequestType.GET_LIFETIME;
 
 /** Gives requests to the device and takes them back; each ends once, by the device or by failAll(). */
 export class RequestQueue {
@@ -52,10 +90,13 @@ export class RequestQueue {
   readonly #options: RequestQueueOptions;
   readonly #memory: DmaMemory;
   readonly #indirect: boolean;
+  readonly #barrier: boolean;
   readonly #pages: BouncePages;
+  readonly #watchdog: Watchdog;
   readonly #slots: RequestSlots;
-  /** By slot. */
-  readonly #requests: (Request | null)[];
+  /** By slot; null: over, or never begun. */
+  readonly #bios: (Bio | null)[];
+  readonly #record: Int32Array;
   readonly #segments: Uint32Array;
   #inFlight = 0;
 
@@ -65,12 +106,20 @@ export class RequestQueue {
     this.#options = options;
     this.#memory = options.memory;
     this.#indirect = options.indirect;
+    this.#barrier = options.barrier;
     this.#pages = options.pages;
+    this.#watchdog = options.watchdog;
     this.#slots = new RequestSlots(options.memory, queue.size);
-    this.#requests = new Array(queue.size).fill(null);
+    this.#bios = new Array(queue.size).fill(null);
+    this.#record = new Int32Array(queue.size << ENTRY_SHIFT);
+    for (let slot = 0; slot < queue.size; slot++)
+      this.#record[(slot << ENTRY_SHIFT) + Entry.PAGE] = -1;
     this.#segments = new Uint32Array(2 * (options.dataSegments + OVERHEAD_SEGMENTS));
     queue.onUsed = () => this.#completions();
-    queue.onBroken = options.onBroken;
+    queue.onBroken = (fault) => {
+      // A reset may have come between.
+      if (queue.broken === fault) options.onBroken(fault);
+    };
   }
 
   /** Requests that are not over. */
@@ -81,6 +130,15 @@ export class RequestQueue {
   /** The device went away with chains of this queue: nobody knows whether it still writes to them. */
   get stranded(): boolean {
     return this.#queue.broken?.code === "CLOSED" && this.#queue.used > 0;
+  }
+
+  /** The watchdog's tick when the oldest request began that is not over, or IDLE. */
+  get oldest(): number {
+    let oldest = IDLE;
+    for (let slot = 0; slot < this.#bios.length; slot++)
+      if (this.#bios[slot] !== null)
+        oldest = Math.min(oldest, this.#record[(slot << ENTRY_SHIFT) + Entry.TICK] as number);
+    return oldest;
   }
 
   /** Used requests raise interrupts from now on. */
@@ -95,51 +153,79 @@ export class RequestQueue {
 
   /** Gives the device one request; false when there is no room for it now. */
   start(type: BlockRequestType, bio: Bio): boolean {
-    const memory = this.#memory;
+    const { data } = bio;
     const pages = this.#pages;
     const slots = this.#slots;
     const segments = this.#segments;
-    const data = bio.data ?? new Uint8Array(0);
-    const { length } = data;
-    const inPlace = data.buffer === memory.buffer;
     const pageSize = pages.size;
+    const length = data === null ? 0 : data.length;
     const pieces = Math.ceil(length / pageSize);
-    if (this.#queue.free < (this.#indirect ? 1 : pieces + OVERHEAD_SEGMENTS)) return false;
-    if (!inPlace && pieces > pages.available) return false;
+    const ranged =
+      type === BlockRequestType.DISCARD ||
+      type === BlockRequestType.WRITE_ZEROES ||
+      type === BlockRequestType.SECURE_ERASE;
+    const count = OVERHEAD_SEGMENTS + (ranged ? 1 : pieces);
+    if (this.#queue.free < (this.#indirect ? 1 : count)) return false;
+    const bounced = data !== null && data.buffer !== this.#memory.buffer;
+    if (bounced && pieces > pages.available) return false;
 
     const slot = slots.take();
-    slots.begin(slot, type, bio.position / SECTOR_SIZE);
+    const sector = bio.position / SECTOR_SIZE;
+    const marked = this.#barrier && bio.ordered ? type | BLOCK_BARRIER : type;
+    // The sector of a range is in its segment; the header's is for reads and writes only (§5.2.6).
+    slots.begin(slot, marked, data === null ? 0 : sector);
     segments[0] = slots.headerAddress(slot);
     segments[1] = BLOCK_HEADER_SIZE;
-    // Pages are taken from the last piece to the first, each linked in front of the one before.
     let page = -1;
-    for (let i = pieces - 1; i >= 0; i--) {
-      const from = i * pageSize;
-      const size = Math.min(pageSize, length - from);
-      const place = 2 + 2 * i;
-      if (inPlace) segments[place] = memory.base + data.byteOffset + from;
-      else {
-        page = pages.take(page);
-        if (type === BlockRequestType.OUT) pages.fill(page, data.subarray(from, from + size));
-        segments[place] = pages.address(page);
+    if (ranged) {
+      slots.range(slot, sector, bio.length / SECTOR_SIZE);
+      segments[2] = slots.rangeAddress(slot);
+      segments[3] = BLOCK_RANGE_SIZE;
+    } else if (bounced) page = this.#bounce(type, data, pieces);
+    else if (data !== null) {
+      const address = this.#memory.base + data.byteOffset;
+      for (let i = 0; i < pieces; i++) {
+        segments[2 + 2 * i] = address + i * pageSize;
+        segments[3 + 2 * i] = Math.min(pageSize, length - i * pageSize);
       }
-      segments[place + 1] = size;
     }
-    segments[2 + 2 * pieces] = slots.statusAddress(slot);
-    segments[3 + 2 * pieces] = 1;
+    segments[2 * count - 2] = slots.statusAddress(slot);
+    segments[2 * count - 1] = 1;
 
-    const readable = type === BlockRequestType.OUT ? 1 + pieces : 1;
-    const writable = pieces + OVERHEAD_SEGMENTS - readable;
-    const error = this.#queue.enqueue(slot, segments, 0, readable, writable);
+    const readable = ranged || type === BlockRequestType.OUT ? count - 1 : 1;
+    const error = this.#queue.enqueue(slot, segments, 0, readable, count - readable);
     if (error !== 0) {
       pages.give(page);
       slots.give(slot);
-      bio.done(this.#queue.broken ?? this.#fail("IO", `request refused: errno ${-error}`));
+      const fault = this.#queue.broken ?? this.#fail("IO", `request refused: errno ${-error}`);
+      this.#options.onDone(type, bio, fault);
       return true;
     }
-    this.#requests[slot] = { type, bio, page, length };
+    const entry = slot << ENTRY_SHIFT;
+    const record = this.#record;
+    record[entry + Entry.TYPE] = type;
+    record[entry + Entry.PAGE] = page;
+    record[entry + Entry.LENGTH] = length;
+    record[entry + Entry.TICK] = this.#watchdog.tick;
+    this.#bios[slot] = bio;
     this.#inFlight += 1;
     return true;
+  }
+
+  /** Segments of bounced data. Pages are taken from the last piece to the first, each linked in front of the one before. */
+  #bounce(type: BlockRequestType, data: Uint8Array, pieces: number): number {
+    const pages = this.#pages;
+    const segments = this.#segments;
+    let page = -1;
+    for (let i = pieces - 1; i >= 0; i--) {
+      const from = i * pages.size;
+      const size = Math.min(pages.size, data.length - from);
+      page = pages.take(page);
+      if (type === BlockRequestType.OUT) pages.fill(page, data, from, size);
+      segments[2 + 2 * i] = pages.address(page);
+      segments[3 + 2 * i] = size;
+    }
+    return page;
   }
 
   /** The device signalled: take what is used, arm, and look again. */
@@ -161,52 +247,76 @@ export class RequestQueue {
     this.#options.onProgress();
   }
 
+  /** Takes one used request without interrupts; false when none came in time. */
+  poll(timeoutMs: number): boolean {
+    const slot = this.#queue.poll(timeoutMs);
+    if (slot >= 0) this.#complete(slot, this.#queue.usedLength);
+    return slot >= 0;
+  }
+
   #complete(slot: number, used: number): void {
-    const request = this.#requests[slot];
-    if (request === null || request === undefined) return;
-    const { type, bio, page, length } = request;
+    const bio = this.#bios[slot];
+    if (bio === null || bio === undefined) return;
     const pages = this.#pages;
-    this.#requests[slot] = null;
+    const record = this.#record;
+    const entry = slot << ENTRY_SHIFT;
+    const type = record[entry + Entry.TYPE] as BlockRequestType;
+    const page = record[entry + Entry.PAGE] as number;
+    const length = record[entry + Entry.LENGTH] as number;
+    this.#bios[slot] = null;
+    record[entry + Entry.PAGE] = -1;
     this.#inFlight -= 1;
-    const reads = type === BlockRequestType.IN || type === BlockRequestType.GET_ID;
     // Success counts only when used.len covers data and status: beyond it nothing is said (§2.7.8.3).
-    const covered = this.#options.legacy || used >= (reads ? length : 0) + 1;
-    const fault = this.#outcome(request, this.#slots.status(slot), covered);
-    if (fault === null && reads && page >= 0 && bio.data !== null) {
+    const covered = this.#options.legacy || used >= (reads(type) ? length : 0) + 1;
+    const status = this.#slots.status(slot);
+    const fault = status === BlockStatus.OK && covered ? null : this.#failure(type, bio, status);
+    if (fault === null && page >= 0 && reads(type) && bio.data !== null) {
       let at = 0;
       for (let p = page; p >= 0; p = pages.next(p)) {
-        pages.copy(p, bio.data.subarray(at, Math.min(at + pages.size, length)));
+        pages.copy(p, bio.data, at, Math.min(pages.size, length - at));
         at += pages.size;
       }
     }
     pages.give(page);
     this.#slots.give(slot);
-    bio.done(fault);
+    this.#options.onDone(type, bio, fault);
   }
 
-  /** Status to errno. */
-  #outcome({ type, bio, length }: Request, status: number, covered: boolean): VirtioFault | null {
-    if (status === BlockStatus.OK && covered) return null;
+  /** Status to errno: UNSUPP ENOTSUP, all else EIO. */
+  #failure(type: BlockRequestType, { position, length }: Bio, status: number): VirtioFault {
+    const name = commandNames[type];
     if (status === BlockStatus.UNSUPP)
       return this.#fail("UNSUPPORTED", `${BlockRequestType[type]} is not supported by the device`);
-    const first = bio.position / SECTOR_SIZE;
-    const range = length === 0 ? "" : ` ${first}-${first + length / SECTOR_SIZE - 1}`;
-    if (type !== BlockRequestType.GET_ID)
-      this.#options.log(`hard error cmd=${bio.command}${range}`);
+    const first = position / SECTOR_SIZE;
+    const range =
+      length === 0 || isOwn(type) ? "" : ` ${first}-${first + length / SECTOR_SIZE - 1}`;
+    if (!isOwn(type)) this.#options.log(`hard error cmd=${name}${range}`);
     return this.#fail(
       "IO",
-      `${bio.command} failed:${range === "" ? "" : ` sectors${range},`} status ${status}`,
+      `${name} failed:${range === "" ? "" : ` sectors${range},`} status ${status}`,
     );
   }
 
   /** Every request that is not over fails. What the device holds of their memory is its own until a reset. */
   failAll(fault: VirtioFault): void {
-    for (const [slot, request] of this.#requests.entries()) {
-      if (request === null) continue;
-      this.#requests[slot] = null;
+    for (let slot = 0; slot < this.#bios.length; slot++) {
+      const bio = this.#bios[slot];
+      if (bio === null || bio === undefined) continue;
+      this.#bios[slot] = null;
       this.#inFlight -= 1;
-      request.bio.done(fault);
+      const type = this.#record[(slot << ENTRY_SHIFT) + Entry.TYPE] as BlockRequestType;
+      this.#options.onDone(type, bio, fault);
     }
+  }
+
+  /** The device was reset and holds nothing any more: all slots, and the pages that it had, are free again. */
+  reclaim(): void {
+    for (let slot = 0; slot < this.#bios.length; slot++) {
+      const entry = slot << ENTRY_SHIFT;
+      this.#pages.give(this.#record[entry + Entry.PAGE] as number);
+      this.#record[entry + Entry.PAGE] = -1;
+    }
+    this.#slots.reset();
   }
 
   /** Gives its memory back. Only when no device can write to it any more. */

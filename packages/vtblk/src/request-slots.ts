@@ -1,23 +1,32 @@
-// Guest memory of a queue's requests: a header and a status for each (virtio 1.4 §5.2.6).
+// Guest memory of a queue's requests: a header, a range and a status for each (virtio 1.4 §5.2.6).
 import type { DmaMemory, DmaRegion } from "@virtio/core";
 
-/** Bytes between two headers: 16 of header, 1 of status, and the rest so that none crosses a page. */
-const STRIDE = 32;
-const STATUS_AT = 16;
+/** Bytes between two headers: 16 of header, 16 of range, 1 of status, and the rest so that none crosses a page. */
+const STRIDE = 64;
+const RANGE_AT = 16;
+const STATUS_AT = 32;
 
 /** Fixed slots, as many as the queue has descriptors. Nothing is allocated for a request. */
 export class RequestSlots {
   readonly #region: DmaRegion;
   readonly #words: Uint32Array;
   readonly #stack: Int32Array;
-  #available: number;
+  readonly #count: number;
+  #available = 0;
 
   /** @throws VirtioFault OUT_OF_MEMORY */
   constructor(memory: DmaMemory, count: number) {
     this.#region = memory.allocate(count * STRIDE, STRIDE);
     this.#words = new Uint32Array(memory.buffer, this.#region.offset, (count * STRIDE) >>> 2);
-    this.#stack = Int32Array.from({ length: count }, (_, i) => count - 1 - i);
-    this.#available = count;
+    this.#stack = new Int32Array(count);
+    this.#count = count;
+    this.reset();
+  }
+
+  /** All of them are available: the device has none any more. */
+  reset(): void {
+    for (let i = 0; i < this.#count; i++) this.#stack[i] = this.#count - 1 - i;
+    this.#available = this.#count;
   }
 
   /** A slot; there must be one available: there is for each free descriptor. */
@@ -35,6 +44,10 @@ export class RequestSlots {
     return this.#region.address + slot * STRIDE;
   }
 
+  rangeAddress(slot: number): number {
+    return this.#region.address + slot * STRIDE + RANGE_AT;
+  }
+
   statusAddress(slot: number): number {
     return this.#region.address + slot * STRIDE + STATUS_AT;
   }
@@ -47,6 +60,15 @@ export class RequestSlots {
     this.#words[w + 2] = sector;
     this.#words[w + 3] = sector / 0x1_0000_0000;
     this.#region.bytes[slot * STRIDE + STATUS_AT] = 0xff;
+  }
+
+  /** Writes the one segment of a range command: le64 sector, le32 num_sectors, le32 flags, of which none is ever set. */
+  range(slot: number, sector: number, sectors: number): void {
+    const w = (slot * STRIDE + RANGE_AT) >>> 2;
+    this.#words[w] = sector;
+    this.#words[w + 1] = sector / 0x1_0000_0000;
+    this.#words[w + 2] = sectors;
+    this.#words[w + 3] = 0;
   }
 
   status(slot: number): number {

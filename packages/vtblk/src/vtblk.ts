@@ -1,164 +1,116 @@
 // vtblk: the VirtIO block driver (virtio 1.4 §5.2; FreeBSD's virtio_blk(4)).
 // Each vtblkN offers one disk vtbdN. Data is bounced through pages of guest memory; bytes that lie there already are used in place.
 import {
-  type ConfigField,
   DeviceType,
-  type Disk,
   type Driver,
   type DriverContext,
   Errno,
-  type FeatureName,
   type FeatureSet,
-  featureSet,
   ReservedFeature,
-  type TunableSpec,
   type VirtioDevice,
   VirtioFault,
   type Virtqueue,
 } from "@virtio/core";
 import {
   BLOCK_ID_SIZE,
+  BLOCK_LIFETIME_SIZE,
   BlockConfig,
   BlockFeature,
   BlockRequestType,
-  SECTOR_SIZE,
 } from "@virtio/core/block";
-import { type Bio, BioCommand, type DiskProvider, StrategyDisk } from "@virtio/storage";
+import {
+  type Bio,
+  BioCommand,
+  type DiskEvents,
+  type DiskProvider,
+  type RangeLimits,
+  StrategyDisk,
+} from "@virtio/storage";
 import { BouncePages } from "./bounce-pages.js";
-import { OVERHEAD_SEGMENTS, RequestQueue } from "./request-queue.js";
+import { CacheMode } from "./cache-mode.js";
+import { type Features, featureNames, wanted } from "./features.js";
+import { fitted, type Geometry, mediaSizeOf, readGeometry } from "./geometry.js";
+import { byTunable, tunables, type VtblkOptions } from "./options.js";
+import { isOwn, OVERHEAD_SEGMENTS, RequestQueue } from "./request-queue.js";
+import { Watchdog } from "./watchdog.js";
 
-// ── features: what is asked for, and the name that FreeBSD prints ─────────────
-
-/** Feature bits of a block device by FreeBSD's names (virtio_blk.c). */
-const featureNames: readonly FeatureName[] = [
-  { bit: BlockFeature.BARRIER, name: "HostBarrier" },
-  { bit: BlockFeature.SIZE_MAX, name: "MaxSegSize" },
-  { bit: BlockFeature.SEG_MAX, name: "MaxNumSegs" },
-  { bit: BlockFeature.GEOMETRY, name: "DiskGeometry" },
-  { bit: BlockFeature.RO, name: "ReadOnly" },
-  { bit: BlockFeature.BLK_SIZE, name: "BlockSize" },
-  { bit: BlockFeature.SCSI, name: "SCSICmds" },
-  { bit: BlockFeature.FLUSH, name: "FlushCmd" },
-  { bit: BlockFeature.TOPOLOGY, name: "Topology" },
-  { bit: BlockFeature.CONFIG_WCE, name: "ConfigWCE" },
-  { bit: BlockFeature.MQ, name: "Multiqueue" },
-  { bit: BlockFeature.DISCARD, name: "Discard" },
-  { bit: BlockFeature.WRITE_ZEROES, name: "WriteZeros" },
-];
-
-type Features = BlockFeature | ReservedFeature;
-
-const wanted: FeatureSet<Features> = featureSet<Features>().with(
-  BlockFeature.SIZE_MAX,
-  BlockFeature.SEG_MAX,
-  BlockFeature.RO,
-  BlockFeature.BLK_SIZE,
-  BlockFeature.FLUSH,
-  BlockFeature.MQ,
-  ReservedFeature.INDIRECT_DESC,
-  ReservedFeature.EVENT_IDX,
-);
-
-/** Request queues of a disk: the bound, and the default. */
-const MAX_QUEUES = 64;
-const DEFAULT_QUEUES = 8;
-
-/** `hw.vtblk.no_ident` (virtio_blk(4)), and `hw.vtblk.max_queues`, which FreeBSD's driver of one queue does not have. */
-const tunables: readonly TunableSpec[] = [
-  {
-    name: "no_ident",
-    default: 0,
-    min: 0,
-    max: 1,
-    description: "Do not ask the device for its serial number",
-  },
-  {
-    name: "max_queues",
-    default: DEFAULT_QUEUES,
-    min: 1,
-    max: MAX_QUEUES,
-    description: "Most request queues of a disk; never more than CPUs",
-  },
-];
-
-// ── limits ────────────────────────────────────────────────────────────────────
-
-/** Bytes of a page to bounce through, and of one data segment. */
-const PAGE_SIZE = 16384;
-/** 4 MiB of them in flight. */
+/** Pages that data is bounced through: 4 MiB in flight. */
 const PAGES = 256;
-/** Most data segments of a request: with header and status, what fits an indirect table of one 4 KiB page. */
-const DATA_SEGMENTS_MAX = 254;
-/** Most bytes of one request: maxphys on a 64-bit FreeBSD. */
-const TRANSFER_MAX = 1 << 20;
-/** Sector sizes beyond this are no disk's. */
-const SECTOR_SIZE_MAX = 65536;
 /** How long a new disk waits for its serial number before it does without. */
 const IDENTIFY_MS = 5000;
 /** How long suspend waits for what is in flight, as FreeBSD's vtblk_quiesce. */
 const QUIESCE_MS = 30_000;
 
+/** Resets one after the other, no request done between them, before the device counts as dead. */
+const RESETS_MAX = 3;
+
 const requestTypes: Readonly<Record<BioCommand, BlockRequestType>> = {
   [BioCommand.READ]: BlockRequestType.IN,
   [BioCommand.WRITE]: BlockRequestType.OUT,
   [BioCommand.FLUSH]: BlockRequestType.FLUSH,
+  [BioCommand.DISCARD]: BlockRequestType.DISCARD,
+  [BioCommand.WRITE_ZEROES]: BlockRequestType.WRITE_ZEROES,
+  [BioCommand.SECURE_ERASE]: BlockRequestType.SECURE_ERASE,
 };
-
-/** Options of {@link vtblk}: tunables by another way. */
-export interface VtblkOptions {
-  /** Do not ask the device for its serial number. Default false. */
-  readonly noIdent?: boolean;
-  /** Most request queues, 1 to 64; never more than the machine has CPUs. Default 8. */
-  readonly maxQueues?: number;
-}
 
 /**
  * The block driver: `attach(node, vtblk())` gives a {@link @virtio/core#Disk}.
  * @see virtio_blk(4)
  */
-export function vtblk(options: VtblkOptions = {}): Driver<Disk> {
+export function vtblk(options: VtblkOptions = {}): Driver<StrategyDisk> {
   return {
     name: "vtblk",
     description: "VirtIO Block Adapter",
     types: [DeviceType.BLOCK],
     features: featureNames,
     tunables,
-    options: {
-      ...(options.noIdent === undefined ? {} : { no_ident: Number(options.noIdent) }),
-      ...(options.maxQueues === undefined ? {} : { max_queues: options.maxQueues }),
-    },
+    options: byTunable(options),
     attach: async (device, context) => (await Vtblk.attach(device, context)).disk,
   };
 }
 
-/** What the driver learnt of the device at attach. */
-interface Geometry {
-  readonly sectorSize: number;
-  readonly mediaSize: number;
-  readonly readOnly: boolean;
-  readonly canFlush: boolean;
-  readonly dataSegments: number;
-  readonly pageSize: number;
-  /** Request queues of the device. */
-  readonly queues: number;
-}
-
-/** States: running, suspended, closed. Only a running driver gives the device requests; a closed one fails them. */
+/**
+ * States: running, resetting, suspended, closed. Only a running driver gives the device requests; a closed one fails them, and in
+ * the other states they wait.
+ */
 class Vtblk implements DiskProvider {
   readonly name: string;
   /** The disk that stands over this driver. */
   readonly disk: StrategyDisk;
   ident = "";
-  onRoom: (() => void) | null = null;
+  mediaSize: number;
+  readonly sectorSize: number;
+  readonly stripeSize: number;
+  readonly stripeOffset: number;
+  readonly firmwareHeads: number;
+  readonly firmwareSectors: number;
+  readonly maxTransfer: number;
+  readonly discard: RangeLimits | null;
+  readonly writeZeroes: RangeLimits | null;
+  readonly secureErase: RangeLimits | null;
+  readonly readOnly: boolean;
+  readonly barrier: boolean;
   readonly closed: Promise<VirtioFault | null>;
   readonly #device: VirtioDevice;
   readonly #context: DriverContext;
-  readonly #geometry: Geometry;
+  readonly #features: FeatureSet<Features>;
+  readonly #canFlush: boolean;
+  readonly #cache: CacheMode;
   readonly #pages: BouncePages;
   readonly #queues: readonly RequestQueue[];
+  readonly #watchdog: Watchdog;
+  /** The disk over this; only `connect` sets it, when that is made. */
+  #events: DiskEvents = { done: () => {}, room: () => {}, resized: () => {} };
   /** The queue that is tried first. */
   #turn = 0;
-  #suspended = false;
+  /** Nothing is given to the device; `frozen`: it is told so. */
+  #suspended: "no" | "quiescing" | "frozen" = "no";
+  /** The reset that is under way; never rejects. */
+  #reset: Promise<void> | null = null;
+  /** Since a request succeeded. */
+  #resets = 0;
+  /** The configuration changed since it was read; `reading`: it is being read. */
+  #config: "read" | "reading" | "changed" = "read";
   #fault: VirtioFault | null = null;
   #detaching: Promise<void> | null = null;
   #close: (fault: VirtioFault | null) => void = () => {};
@@ -172,22 +124,52 @@ class Vtblk implements DiskProvider {
     features: FeatureSet<Features>,
     geometry: Geometry,
     queues: readonly Virtqueue[],
+    cache: CacheMode,
   ) {
     this.name = `vtbd${context.unit}`;
     this.#device = device;
     this.#context = context;
-    this.#geometry = geometry;
+    this.#features = features;
+    this.#cache = cache;
+    this.#canFlush = features.has(BlockFeature.FLUSH);
+    this.readOnly = features.has(BlockFeature.RO);
+    // Requests of several queues are in no order that the device could keep.
+    this.barrier = features.has(BlockFeature.BARRIER) && queues.length === 1;
+    this.mediaSize = geometry.mediaSize;
+    this.sectorSize = geometry.sectorSize;
+    this.stripeSize = geometry.stripeSize;
+    this.stripeOffset = geometry.stripeOffset;
+    this.firmwareHeads = geometry.firmwareHeads;
+    this.firmwareSectors = geometry.firmwareSectors;
+    this.maxTransfer = geometry.maxTransfer;
+    this.discard = geometry.discard;
+    this.writeZeroes = geometry.writeZeroes;
+    this.secureErase = geometry.secureErase;
     const { memory, tasks } = device;
     const pages = new BouncePages(memory, PAGES, geometry.pageSize);
+    const seconds = context.tunables.number("timeout");
+    this.#watchdog = new Watchdog({
+      tasks,
+      timeoutMs: seconds * 1000,
+      oldest: () => Math.min(...this.#queues.map(({ oldest }) => oldest)),
+      onLate: () => {
+        const why = `a request timed out after ${seconds} s`;
+        this.#recover(why, this.#fail("TIMED_OUT", why));
+      },
+    });
     const options = {
       disk: this.name,
       memory,
       tasks,
       log: context.log,
       pages,
+      watchdog: this.#watchdog,
       dataSegments: geometry.dataSegments,
       indirect: features.has(ReservedFeature.INDIRECT_DESC),
       legacy: !features.has(ReservedFeature.VERSION_1),
+      barrier: this.barrier,
+      onDone: (type: BlockRequestType, bio: Bio, fault: VirtioFault | null) =>
+        this.#over(type, bio, fault),
       onProgress: () => this.#progress(),
       onBroken: (fault: VirtioFault) => this.#broken(fault),
     };
@@ -209,9 +191,14 @@ class Vtblk implements DiskProvider {
 
   /** virtio 1.4 §3.1.1, steps 4 to 7; §5.2.5. */
   static async attach(device: VirtioDevice, context: DriverContext): Promise<Vtblk> {
-    const features = await device.negotiate(wanted);
+    let features = await device.negotiate(wanted);
+    if (features.has(ReservedFeature.VERSION_1) && features.has(BlockFeature.BARRIER))
+      features = await device.negotiate(wanted.without(BlockFeature.BARRIER));
     await device.finalizeFeatures();
     const geometry = await readGeometry(device, features, context.name);
+    const cache = new CacheMode(device.config, features, geometry.writeback);
+    const mode = context.tunables.number("writecache_mode");
+    if (mode >= 0) await cache.set(mode);
     const most = Math.min(context.tunables.number("max_queues"), context.cpus);
     const count = Math.max(1, Math.min(geometry.queues, most));
     const name = `${context.name} request`;
@@ -226,62 +213,92 @@ class Vtblk implements DiskProvider {
     const fit = fitted(geometry, size, context.name);
     await device.setupInterrupts();
     // Last, because nobody but the driver gives this memory back.
-    const driver = new Vtblk(device, context, features, fit, queues);
+    const driver = new Vtblk(device, context, features, fit, queues, cache);
+    cache.publish(context.sysctl, async () => {
+      await driver.#reset;
+    });
+    device.onConfigChange = () => {
+      // One that is being reset is not to be touched, and is read afterwards anyway.
+      if (driver.#reset === null || driver.#config !== "read") void driver.#configChanged();
+    };
     for (const queue of driver.#queues) queue.arm();
     return driver;
   }
 
-  get sectorSize(): number {
-    return this.#geometry.sectorSize;
-  }
-  get mediaSize(): number {
-    return this.#geometry.mediaSize;
-  }
-  get readOnly(): boolean {
-    return this.#geometry.readOnly;
-  }
-  get maxTransfer(): number {
-    const { dataSegments, pageSize } = this.#geometry;
-    return Math.min(TRANSFER_MAX, dataSegments * pageSize);
+  now(): number {
+    return this.#device.tasks.now();
   }
 
-  /** DRIVER_OK is set: the serial number, then the disk becomes visible. */
+  connect(events: DiskEvents): void {
+    this.#events = events;
+  }
+
+  /** DRIVER_OK is set: serial number and wear, then the disk becomes visible. */
   async started(): Promise<void> {
     if (this.#context.tunables.number("no_ident") === 0) await this.#identify();
-    const { sectorSize, mediaSize } = this;
-    this.#context.log(
-      `${Math.floor(mediaSize / 2 ** 20)}MB (${mediaSize / sectorSize} ${sectorSize} byte sectors)`,
-    );
+    if (this.#features.has(BlockFeature.LIFETIME)) await this.#readLifetime();
+    this.#context.log(this.#size);
     this.#unpublish = this.#context.publish(this.disk);
+  }
+
+  /** As FreeBSD prints it: `16MB (32768 512 byte sectors)`. */
+  get #size(): string {
+    const { mediaSize, sectorSize } = this;
+    return `${Math.floor(mediaSize / 2 ** 20)}MB (${mediaSize / sectorSize} ${sectorSize} byte sectors)`;
   }
 
   async #identify(): Promise<void> {
     const bytes = new Uint8Array(BLOCK_ID_SIZE);
+    const fault = await this.#ask(BlockRequestType.GET_ID, bytes);
+    if (fault === null) this.ident = text(bytes);
+    else this.#context.log(`error getting device identifier: ${Errno[fault.errno]}`);
+  }
+
+  /** How worn the device is (§5.2.6): once, as it is at attach. */
+  async #readLifetime(): Promise<void> {
+    const bytes = new Uint8Array(BLOCK_LIFETIME_SIZE);
+    const fault = await this.#ask(BlockRequestType.GET_LIFETIME, bytes);
+    if (fault !== null) {
+      this.#context.log(`error getting device lifetime: ${Errno[fault.errno]}`);
+      return;
+    }
+    const words = new DataView(bytes.buffer);
+    const leaf = (at: number, name: string, description: string): void => {
+      const value = words.getUint16(at, true);
+      this.#context.sysctl.value(name, description, () => value);
+    };
+    leaf(0, "pre_eol_info", "Reserved blocks used up: 1 normal, 2 warning (80%), 3 urgent (90%)");
+    leaf(2, "est_typ_a", "Wear of SLC cells, in tenths of their lifetime");
+    leaf(4, "est_typ_b", "Wear of MLC cells, in tenths of their lifetime");
+  }
+
+  /** One of the driver's own requests. Resolves to why it failed: the disk does without. @throws VirtioFault what ended the device */
+  async #ask(type: BlockRequestType, bytes: Uint8Array): Promise<VirtioFault | null> {
     const fault = await new Promise<VirtioFault | null>((resolve) => {
       const late = this.#device.tasks.callout(IDENTIFY_MS, () => {
         bio.data = null;
-        resolve(this.#fail("TIMED_OUT", `no answer to GET_ID after ${IDENTIFY_MS} ms`));
+        resolve(this.#fail("TIMED_OUT", `no answer after ${IDENTIFY_MS} ms`));
       });
       const done = (fault: VirtioFault | null): void => {
         late.stop();
         resolve(fault);
       };
-      const bio: Bio = { command: BioCommand.READ, position: 0, data: bytes, done };
-      this.#start(BlockRequestType.GET_ID, bio);
+      const { length } = bytes;
+      const command = BioCommand.READ;
+      const bio: Bio = { command, position: 0, length, data: bytes, ordered: false, done };
+      this.#start(type, bio);
       this.start();
     });
-    if (fault === null) this.ident = text(bytes);
-    // The request failed, and the disk does without; or the device did, and there is no disk.
-    else if (!["IO", "UNSUPPORTED", "TIMED_OUT"].includes(fault.code)) throw fault;
-    else this.#context.log(`error getting device identifier: ${Errno[fault.errno]}`);
+    if (fault === null || ["IO", "UNSUPPORTED", "TIMED_OUT"].includes(fault.code)) return fault;
+    throw fault;
   }
 
   // ── requests ────────────────────────────────────────────────────────────────
 
   strategy(bio: Bio): boolean {
-    if (bio.command === BioCommand.FLUSH && !this.#geometry.canFlush && this.#fault === null) {
+    if (bio.command === BioCommand.FLUSH && !this.#canFlush && this.#fault === null) {
       // Without FLUSH every write that is done is stable (§5.2.5.1).
-      bio.done(null);
+      this.#events.done(bio, null);
       return true;
     }
     return this.#start(requestTypes[bio.command], bio);
@@ -289,9 +306,16 @@ class Vtblk implements DiskProvider {
 
   /** One doorbell for a batch; the next batch goes to the next queue. */
   start(): void {
+    if (this.#fault !== null) return;
     const queues = this.#queues;
     for (let i = 0; i < queues.length; i++) (queues[i] as RequestQueue).notify();
     this.#advance();
+    this.#watchdog.watch();
+  }
+
+  poll(timeoutMs: number): boolean {
+    const busy = this.#queues.find(({ inFlight }) => inFlight > 0);
+    return busy?.poll(timeoutMs) ?? false;
   }
 
   inPlace(data: Uint8Array): boolean {
@@ -306,10 +330,10 @@ class Vtblk implements DiskProvider {
   /** Gives a queue with room the request; false when there is none now. */
   #start(type: BlockRequestType, bio: Bio): boolean {
     if (this.#fault !== null) {
-      bio.done(this.#fault);
+      this.#over(type, bio, this.#fault);
       return true;
     }
-    if (this.#suspended) return false;
+    if (this.#suspended !== "no" || this.#reset !== null) return false;
     const queues = this.#queues;
     for (let tries = 0; tries < queues.length; tries++) {
       if ((queues[this.#turn] as RequestQueue).start(type, bio)) return true;
@@ -318,28 +342,108 @@ class Vtblk implements DiskProvider {
     return false;
   }
 
+  #over(type: BlockRequestType, bio: Bio, fault: VirtioFault | null): void {
+    if (fault === null) this.#resets = 0;
+    if (isOwn(type)) bio.done(fault);
+    else this.#events.done(bio, fault);
+  }
+
   get #inFlight(): number {
     return this.#queues.reduce((sum, queue) => sum + queue.inFlight, 0);
   }
 
-  #progress(): void {
-    if (this.#onIdle !== null && this.#inFlight === 0) this.#onIdle();
-    this.onRoom?.();
+  get #idle(): boolean {
+    return this.#reset === null && this.#inFlight === 0;
   }
 
-  // ── life cycle ──────────────────────────────────────────────────────────────
+  #progress(): void {
+    if (this.#onIdle !== null && this.#idle) this.#onIdle();
+    this.#events.room();
+  }
 
-  /** The device broke a rule, wants a reset, or is gone: each request fails once; memory it held waits for a reset. */
+  // ── configuration ───────────────────────────────────────────────────────────
+
+  /** Of all that may change only the capacity is looked at, as in FreeBSD. */
+  async #configChanged(): Promise<void> {
+    const reading = this.#config !== "read";
+    this.#config = "changed";
+    if (reading) return;
+    try {
+      while (this.#config === "changed") {
+        this.#config = "reading";
+        const { capacity } = await this.#device.config.readAll({ capacity: BlockConfig.capacity });
+        this.#resize(mediaSizeOf(capacity, this.sectorSize, this.name));
+      }
+    } catch (error) {
+      this.#context.log(`cannot read the capacity: ${String(error)}`);
+    } finally {
+      this.#config = "read";
+    }
+  }
+
+  #resize(mediaSize: number): void {
+    if (mediaSize === this.mediaSize || this.#fault !== null) return;
+    this.mediaSize = mediaSize;
+    this.#context.verbose(`resized to ${this.#size}`);
+    this.#device.tasks.enqueue(() => this.#events.resized());
+  }
+
+  // ── faults ──────────────────────────────────────────────────────────────────
+
   #broken(fault: VirtioFault): void {
+    if (fault.code === "NEEDS_RESET") this.#recover("the device needs a reset", fault);
+    else this.#die(fault);
+  }
+
+  /** Resets the device, which then holds no memory any more: what was in flight fails, and the disk works again. */
+  #recover(why: string, fault: VirtioFault): void {
+    if (this.#fault !== null || this.#reset !== null) return;
+    // One that is suspended cannot be set up.
+    if (this.#suspended === "frozen" || this.#resets === RESETS_MAX) {
+      this.#die(fault);
+      return;
+    }
+    this.#resets += 1;
+    this.#context.log(`${why}: resetting the device`);
+    this.#reset = this.#reinit(fault).then(() => {
+      this.#reset = null;
+      this.#progress();
+    });
+  }
+
+  async #reinit(fault: VirtioFault): Promise<void> {
+    try {
+      await this.#device.reinit();
+      for (const queue of this.#queues) queue.reclaim();
+      this.#failAll(fault);
+      await this.#setUpAgain();
+    } catch (error) {
+      this.#failAll(fault);
+      this.#die(error instanceof VirtioFault ? error : this.#fail("IO", String(error)));
+    }
+  }
+
+  /** A reset took what was set, and what the device would have told meanwhile. */
+  async #setUpAgain(): Promise<void> {
+    await this.#cache.setAgain();
+    for (const queue of this.#queues) queue.arm();
+    await this.#configChanged();
+  }
+
+  /** The device broke a rule, cannot be reset, or is gone: each request fails once; memory it held waits for a reset. */
+  #die(fault: VirtioFault): void {
     this.#fault ??= fault;
-    this.#close(this.#fault);
+    if (this.#detaching === null) this.#close(this.#fault);
+    this.#watchdog.stop();
     this.#failAll(this.#fault);
+    this.#progress();
   }
 
   #failAll(fault: VirtioFault): void {
     for (const queue of this.#queues) queue.failAll(fault);
-    this.#progress();
   }
+
+  // ── life cycle ──────────────────────────────────────────────────────────────
 
   detach(): Promise<void> {
     this.#detaching ??= this.#detach();
@@ -348,13 +452,16 @@ class Vtblk implements DiskProvider {
 
   async #detach(): Promise<void> {
     this.#unpublish();
+    this.#watchdog.stop();
     const orderly = this.#fault === null;
     this.#fault ??= this.#fail("CLOSED", "the disk is detached");
+    await this.#reset;
     try {
       await this.#device.release();
       this.#free();
     } finally {
       this.#failAll(this.#fault);
+      this.#progress();
       this.#close(orderly ? null : this.#fault);
     }
   }
@@ -370,18 +477,20 @@ class Vtblk implements DiskProvider {
   }
 
   async suspend(): Promise<void> {
-    this.#suspended = true;
+    this.#suspended = "quiescing";
     if (!(await this.#quiesced())) {
       this.#goOn();
       throw this.#fail("BUSY", `${this.#inFlight} requests are in flight after ${QUIESCE_MS} ms`);
     }
     // One that failed meanwhile has nothing to suspend.
-    if (this.#fault === null) await this.#device.suspend();
+    if (this.#fault !== null) return;
+    this.#suspended = "frozen";
+    await this.#device.suspend();
   }
 
   /** Waits until nothing is in flight, with a bound. */
   async #quiesced(): Promise<boolean> {
-    if (this.#inFlight === 0) return true;
+    if (this.#idle) return true;
     const idle = await new Promise<boolean>((resolve) => {
       const late = this.#device.tasks.callout(QUIESCE_MS, () => resolve(false));
       this.#onIdle = () => {
@@ -394,75 +503,21 @@ class Vtblk implements DiskProvider {
   }
 
   async resume(): Promise<void> {
-    if (this.#fault === null) await this.#device.resume();
-    for (const queue of this.#queues) queue.arm();
+    if (this.#fault === null) {
+      await this.#device.resume();
+      await this.#setUpAgain();
+    }
     this.#goOn();
   }
 
   #goOn(): void {
-    this.#suspended = false;
-    this.onRoom?.();
+    this.#suspended = "no";
+    this.#events.room();
   }
 
   #fail(code: VirtioFault["code"], what: string): VirtioFault {
     return new VirtioFault(code, what, { device: this.name });
   }
-}
-
-/** Device configuration, each field only with its feature (§5.2.4), and nothing believed that is no disk's. */
-async function readGeometry(
-  device: VirtioDevice,
-  features: FeatureSet<Features>,
-  name: string,
-): Promise<Geometry> {
-  const fields: Record<string, ConfigField> = { capacity: BlockConfig.capacity };
-  if (features.has(BlockFeature.SIZE_MAX)) fields["sizeMax"] = BlockConfig.sizeMax;
-  if (features.has(BlockFeature.SEG_MAX)) fields["segMax"] = BlockConfig.segMax;
-  if (features.has(BlockFeature.BLK_SIZE)) fields["blkSize"] = BlockConfig.blkSize;
-  if (features.has(BlockFeature.MQ)) fields["numQueues"] = BlockConfig.numQueues;
-  const {
-    capacity = 0,
-    sizeMax = PAGE_SIZE,
-    segMax = 1,
-    blkSize: sectorSize = SECTOR_SIZE,
-    numQueues: queues = 1,
-  } = await device.config.readAll(fields);
-  const refuse = (what: string): never => {
-    throw new VirtioFault("DEVICE_MISBEHAVED", `device misbehaved: ${what}`, {
-      device: name,
-      clause: "virtio 1.4 §5.2.4",
-    });
-  };
-  if (
-    sectorSize < SECTOR_SIZE ||
-    sectorSize > SECTOR_SIZE_MAX ||
-    (sectorSize & (sectorSize - 1)) !== 0
-  )
-    refuse(`blk_size is ${sectorSize}`);
-  if (sizeMax < sectorSize) refuse(`size_max is ${sizeMax}, less than a sector`);
-  if (segMax < 1) refuse(`seg_max is ${segMax}`);
-  if (queues < 1) refuse(`num_queues is ${queues}`);
-  const mediaSize = Math.floor((capacity * SECTOR_SIZE) / sectorSize) * sectorSize;
-  if (!Number.isSafeInteger(capacity * SECTOR_SIZE)) refuse(`capacity is ${capacity} sectors`);
-  return {
-    sectorSize,
-    mediaSize,
-    readOnly: features.has(BlockFeature.RO),
-    canFlush: features.has(BlockFeature.FLUSH),
-    dataSegments: Math.min(segMax, DATA_SEGMENTS_MAX),
-    pageSize: Math.min(PAGE_SIZE, 2 ** Math.floor(Math.log2(sizeMax))),
-    queues,
-  };
-}
-
-/** What a queue of this size can carry: a chain is never longer than it. @throws VirtioFault INVALID */
-function fitted(geometry: Geometry, size: number, name: string): Geometry {
-  const dataSegments = Math.min(geometry.dataSegments, size - OVERHEAD_SEGMENTS);
-  if (dataSegments < 1)
-    throw new VirtioFault("INVALID", `fewer than minimum number of segments allowed: ${size}`, {
-      device: name,
-    });
-  return { ...geometry, dataSegments };
 }
 
 /** A NUL-padded string; what is not printable ASCII shows as a question mark. */

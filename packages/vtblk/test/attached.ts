@@ -1,27 +1,31 @@
 // A disk on the embedded machine, and backends that do what a test says.
-import type { BlkOptions, Disk, Machine, VirtioNode } from "@virtio/core";
+import { type Machine, SysctlTree, type VirtioNode } from "@virtio/core";
 import {
   type BlockBackend,
   blk,
+  type EmbeddedBlkOptions,
   type EmbeddedMachine,
   embedded,
   MemoryBackend,
   RuleBook,
 } from "@virtio/hypervisor";
 import { attach, probe } from "@virtio/pci-transport";
+import type { StrategyDisk } from "@virtio/storage";
 import { type VtblkOptions, vtblk } from "../src/index.js";
 
 /** A disk, its machine, the rule book that watches it and what was logged. */
 export interface Bench {
-  readonly disk: Disk;
+  readonly disk: StrategyDisk;
   readonly machine: EmbeddedMachine;
   readonly rules: RuleBook;
   readonly lines: string[];
+  /** `dev.vtblk.0` is `vtblk` here. */
+  readonly sysctl: SysctlTree;
 }
 
 /** Attaches vtblk to one block device. Closing the machine is the test's. */
 export async function bench(
-  options: BlkOptions & { backend?: BlockBackend; seed?: number; driver?: VtblkOptions } = {},
+  options: EmbeddedBlkOptions & { seed?: number; driver?: VtblkOptions } = {},
 ): Promise<Bench> {
   const { seed, driver, ...device } = options;
   const rules = new RuleBook();
@@ -37,11 +41,13 @@ export async function bench(
     ...(seed === undefined ? {} : { seed }),
   });
   const { cpus } = machine;
+  const sysctl = new SysctlTree();
   const disk = await attach(await nodeOf(machine), vtblk(driver), {
     cpus,
     log: (line) => lines.push(line),
+    sysctl: sysctl.node("vtblk", ""),
   });
-  return { disk, machine, rules, lines };
+  return { disk, machine, rules, lines, sysctl };
 }
 
 /** The machine's first virtio device. */

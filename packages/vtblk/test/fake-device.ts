@@ -1,10 +1,10 @@
 // A block device without a transport: virtqueues that a test serves by hand, over a disk of bytes.
 import {
   attachContext,
+  type Callout,
   type ConfigField,
   type ConfigSpace,
   DeviceType,
-  type Disk,
   DmaWindow,
   Errno,
   type FeatureSet,
@@ -13,6 +13,7 @@ import {
   type QueueCounters,
   type QueueSpec,
   ReservedFeature,
+  SysctlTree,
   type TaskQueue,
   type VirtioDevice,
   VirtioFault,
@@ -21,22 +22,60 @@ import {
 import {
   BLOCK_CONFIG_SIZE,
   BlockConfig,
+  type BlockConfigField,
   type BlockFeature,
   BlockRequestType,
 } from "@virtio/core/block";
+import type { StrategyDisk } from "@virtio/storage";
 import { type VtblkOptions, vtblk } from "../src/index.js";
 
 const BASE = 0x10_0000;
 const QUEUE_SIZE = 16;
 
-const tasks: TaskQueue = {
-  now: () => performance.now(),
-  enqueue: (task) => void setImmediate(task),
-  callout: (delayMs, task) => {
-    const timer = setTimeout(task, delayMs);
-    return { stop: () => clearTimeout(timer) };
-  },
-};
+/** Time that passes when a test says so. */
+class FakeTime implements TaskQueue {
+  #now = 0;
+  #callouts: { readonly due: number; readonly task: () => void }[] = [];
+
+  now(): number {
+    return this.#now;
+  }
+
+  enqueue(task: () => void): void {
+    setImmediate(task);
+  }
+
+  callout(delayMs: number, task: () => void): Callout {
+    const callout = { due: this.#now + delayMs, task };
+    this.#callouts.push(callout);
+    return {
+      stop: () => {
+        this.#callouts = this.#callouts.filter((each) => each !== callout);
+      },
+    };
+  }
+
+  /** How many callouts wait. */
+  get waiting(): number {
+    return this.#callouts.length;
+  }
+
+  async pass(ms: number): Promise<void> {
+    const until = this.#now + ms;
+    for (;;) {
+      const next = this.#callouts.reduce((a, b) => (b.due < a.due ? b : a), {
+        due: Number.POSITIVE_INFINITY,
+        task: () => {},
+      });
+      if (next.due > until) break;
+      this.#now = next.due;
+      this.#callouts = this.#callouts.filter((each) => each !== next);
+      next.task();
+      await new Promise((resolve) => setImmediate(resolve));
+    }
+    this.#now = until;
+  }
+}
 
 /** A chain that the driver enqueued: its segments, address and length in turn. */
 interface Chain {
@@ -75,7 +114,12 @@ export class FakeQueue implements Virtqueue {
   #added = 0;
   #taken = 0;
 
-  constructor(index: number, name: string, indirect: boolean) {
+  constructor(
+    index: number,
+    name: string,
+    indirect: boolean,
+    readonly tasks: TaskQueue,
+  ) {
     this.index = index;
     this.name = name;
     this.#indirect = indirect;
@@ -120,7 +164,7 @@ export class FakeQueue implements Virtqueue {
   use(chain: Chain, length: number): void {
     this.held.splice(this.held.indexOf(chain), 1);
     this.#used.push({ chain, length });
-    if (this.#used.length === 1) tasks.enqueue(() => this.onUsed?.());
+    if (this.#used.length === 1) this.tasks.enqueue(() => this.onUsed?.());
   }
 
   dequeue(): number {
@@ -135,7 +179,16 @@ export class FakeQueue implements Virtqueue {
   fail(fault: VirtioFault): void {
     if (this.broken !== null) return;
     this.broken = fault;
-    tasks.enqueue(() => this.onBroken?.(fault));
+    this.tasks.enqueue(() => this.onBroken?.(fault));
+  }
+
+  /** After a reset: the device has nothing any more. */
+  restart(): void {
+    this.broken = null;
+    this.held.length = 0;
+    this.#used.length = 0;
+    this.#taken = 0;
+    this.#added = 0;
   }
 
   enableInterrupt = (): boolean => this.broken === null && this.#used.length > 0;
@@ -150,12 +203,20 @@ export class FakeQueue implements Virtqueue {
   dump = nothing;
 }
 
+const ranges: readonly number[] = [
+  BlockRequestType.DISCARD,
+  BlockRequestType.WRITE_ZEROES,
+  BlockRequestType.SECURE_ERASE,
+];
+
 /** What a fake device is like. */
 export interface FakeOptions {
   readonly features?: readonly (BlockFeature | ReservedFeature)[];
   /** Not VERSION_1. */
   readonly legacy?: boolean;
   readonly numQueues?: number;
+  /** Fields of the configuration. */
+  readonly config?: Partial<Record<BlockConfigField, number>>;
   /** Bytes of guest memory. */
   readonly memory?: number;
   /** What used.len says, by what it should say. */
@@ -171,8 +232,12 @@ export class FakeDevice implements VirtioDevice {
   readonly type: number = DeviceType.BLOCK;
   readonly location = "fake";
   readonly memory: DmaWindow;
-  readonly tasks: TaskQueue = tasks;
+  readonly tasks = new FakeTime();
   readonly config: ConfigSpace;
+  /** The device's configuration; offsets of BlockConfig. */
+  readonly bytes = new DataView(new ArrayBuffer(BLOCK_CONFIG_SIZE));
+  /** What was written to it: offset, value. */
+  readonly written: [offset: number, value: number][] = [];
   onConfigChange: (() => void) | null = null;
   onNeedsReset: (() => void) | null = null;
   readonly disk = new Uint8Array(1 << 20);
@@ -181,6 +246,15 @@ export class FakeDevice implements VirtioDevice {
   prompt = true;
   gone = false;
   released = 0;
+  /** Answer to every request. */
+  status = 0;
+  /** Type and sector of each request that was served. */
+  readonly requests: [type: number, sector: number][] = [];
+  /** Segments of discards and the like: sector, sectors, flags. */
+  readonly ranges: number[][] = [];
+  /** Resets after which it works again; `dead`: it answers none. */
+  reinits = 0;
+  dead = false;
   /** Segment lengths of each chain that was served. */
   readonly shapes: number[][] = [];
   readonly #features: FeatureSet<BlockFeature | ReservedFeature>;
@@ -194,21 +268,44 @@ export class FakeDevice implements VirtioDevice {
     for (const bit of [...features, ...(legacy ? [] : [ReservedFeature.VERSION_1])])
       words[bit >>> 5] = (words[bit >>> 5] ?? 0) | (1 << (bit & 31));
     this.#features = featureSetFromWords(words);
-    const bytes = new DataView(new ArrayBuffer(BLOCK_CONFIG_SIZE));
-    bytes.setUint32(BlockConfig.capacity[0], this.disk.length / 512, true);
-    bytes.setUint32(BlockConfig.segMax[0], QUEUE_SIZE - 2, true);
-    bytes.setUint16(BlockConfig.numQueues[0], numQueues, true);
+    const { bytes } = this;
+    for (const [name, value] of Object.entries<number>({
+      capacity: this.disk.length / 512,
+      segMax: QUEUE_SIZE - 2,
+      numQueues,
+      ...options.config,
+    }))
+      this.configure(name as BlockConfigField, value);
     const read = ([at, width]: ConfigField): number =>
-      width === 2 ? bytes.getUint16(at, true) : bytes.getUint32(at, true);
+      width === 1
+        ? bytes.getUint8(at)
+        : width === 2
+          ? bytes.getUint16(at, true)
+          : width === 4
+            ? bytes.getUint32(at, true)
+            : Number(bytes.getBigUint64(at, true));
     this.config = {
       length: BLOCK_CONFIG_SIZE,
       read: nothing,
-      write: nothing,
+      write: async (offset, width, value) => {
+        if (width !== 1) throw new Error(`${width} bytes are written`);
+        this.written.push([offset, value]);
+        bytes.setUint8(offset, value);
+      },
       readAll: async <K extends string>(fields: Readonly<Record<K, ConfigField>>) =>
         Object.fromEntries(
           Object.entries<ConfigField>(fields).map(([name, field]) => [name, read(field)]),
         ) as Record<K, number>,
     };
+  }
+
+  /** Sets a field of the configuration. */
+  configure(name: BlockConfigField, value: number): void {
+    const [at, width] = BlockConfig[name];
+    if (width === 1) this.bytes.setUint8(at, value);
+    else if (width === 2) this.bytes.setUint16(at, value, true);
+    else if (width === 4) this.bytes.setUint32(at, value, true);
+    else this.bytes.setBigUint64(at, BigInt(value), true);
   }
 
   async negotiate<F extends number>(wanted: FeatureSet<F>): Promise<FeatureSet<F>> {
@@ -225,7 +322,7 @@ export class FakeDevice implements VirtioDevice {
 
   async allocateQueues(specs: readonly QueueSpec[]): Promise<readonly Virtqueue[]> {
     const indirect = this.#features.has(ReservedFeature.INDIRECT_DESC);
-    this.queues = specs.map(({ name }, index) => new FakeQueue(index, name, indirect));
+    this.queues = specs.map(({ name }, index) => new FakeQueue(index, name, indirect, this.tasks));
     for (const queue of this.queues)
       queue.onNotify = () => {
         if (this.prompt) this.serve(queue);
@@ -256,13 +353,19 @@ export class FakeDevice implements VirtioDevice {
       const words = new DataView(header.buffer, header.byteOffset);
       let at = words.getUint32(8, true) * 512;
       const type = words.getUint32(0, true);
+      this.requests.push([type, at / 512]);
       for (const piece of rest) {
         const there = this.disk.subarray(at, at + piece.length);
         if (type === BlockRequestType.OUT) there.set(piece);
         else if (type === BlockRequestType.IN) piece.set(there);
+        else if (type === BlockRequestType.GET_LIFETIME) piece.set([1, 0, 3, 0, 4, 0]);
+        else if (ranges.includes(type)) {
+          const range = new DataView(piece.buffer, piece.byteOffset, piece.length);
+          this.ranges.push([0, 8, 12].map((place) => range.getUint32(place, true)));
+        }
         at += piece.length;
       }
-      status[0] = 0;
+      status[0] = this.status;
       const written = pieces.slice(chain.readable).reduce((sum, piece) => sum + piece.length, 0);
       queue.use(chain, this.#usedLength(written));
     }
@@ -279,27 +382,48 @@ export class FakeDevice implements VirtioDevice {
   }
 
   poll(): void {}
-  reinit = nothing;
+  async reinit(): Promise<void> {
+    this.reinits += 1;
+    await new Promise((resolve) => setImmediate(resolve));
+    if (this.dead) throw new VirtioFault("TIMED_OUT", "the device does not reset");
+    for (const queue of this.queues) queue.restart();
+  }
   reset = nothing;
   resetQueue = nothing;
   async suspend(): Promise<void> {}
   async resume(): Promise<void> {}
 }
 
+/** A disk, its device, and what was said of them. */
+export interface Fake {
+  readonly disk: StrategyDisk;
+  readonly device: FakeDevice;
+  readonly lines: string[];
+  readonly verbose: string[];
+  readonly sysctl: SysctlTree;
+}
+
 /** vtblk on a fake device, up to started(). */
 export async function fake(
   options: FakeOptions = {},
   device: FakeDevice = new FakeDevice(options),
-): Promise<{ readonly disk: Disk; readonly device: FakeDevice; readonly lines: string[] }> {
+): Promise<Fake> {
   const driver = vtblk({ noIdent: true, ...options.driver });
   const lines: string[] = [];
+  const verbose: string[] = [];
+  const sysctl = new SysctlTree();
   const context = attachContext(
     driver,
     { name: "fake", tunables: [] },
-    { cpus: options.cpus ?? 8, log: (line) => lines.push(line) },
+    {
+      cpus: options.cpus ?? 8,
+      log: (line) => lines.push(line),
+      verbose: (line) => verbose.push(line),
+      sysctl: sysctl.node("vtblk", ""),
+    },
   );
   const disk = await driver.attach(device, context);
   options.attached?.(device);
   await disk.started?.();
-  return { disk, device, lines };
+  return { disk, device, lines, verbose, sysctl };
 }

@@ -140,7 +140,7 @@ describe("the request queues of vtblk", () => {
 
   it("give back all memory when there is not enough of it", async () => {
     // Room for the pages that data is bounced through, and for the slots of one queue.
-    const options = { ...several, memory: (4 << 20) + 16 * 32 };
+    const options = { ...several, memory: (4 << 20) + 16 * 64 };
     const small = new FakeDevice(options);
     await expect(fake(options, small)).rejects.toMatchObject({ code: "OUT_OF_MEMORY" });
     expect(small.memory.available).toBe(options.memory);

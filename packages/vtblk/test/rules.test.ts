@@ -91,15 +91,27 @@ const block: typeof rules = [
   ["BLK-OP-4", "flushes sector 0"],
   ["BLK-OP-5", "flushes without data"],
   ["BLK-OP-6", "moves whole sectors"],
+  ["BLK-OP-7", "names ranges by whole segments of 16 bytes"],
   ["BLK-OP-8", "asks for an id of 20 bytes"],
+  ["BLK-OP-9", "discards no more segments at once than the device takes"],
+  ["BLK-OP-10", "erases no more segments at once than the device takes"],
+  ["BLK-OP-11", "writes zeroes to no more segments at once than the device takes"],
+  ["BLK-OP-14", "discards without unmap"],
 ];
+
+/** A device that takes one small range at a time. */
+const ranges = { maxSectors: 500, maxSegments: 1, alignment: 8 };
 
 const rides: readonly (readonly [
   name: string,
   options: Parameters<typeof bench>[0],
   rules: typeof rules,
 ])[] = [
-  ["a split ring", {}, [...rules, ...notify, ...split, ...block]],
+  [
+    "a split ring",
+    { discard: ranges, writeZeroes: ranges, secureErase: ranges },
+    [...rules, ...notify, ...split, ...block],
+  ],
   ["a split ring without EVENT_IDX", { eventIdx: false }, flags],
   ["a packed ring", { packed: true }, packed],
   [

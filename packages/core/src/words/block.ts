@@ -61,7 +61,10 @@ export type BlockConfigField =
   | "discardSectorAlignment"
   | "maxWriteZeroesSectors"
   | "maxWriteZeroesSeg"
-  | "writeZeroesMayUnmap";
+  | "writeZeroesMayUnmap"
+  | "maxSecureEraseSectors"
+  | "maxSecureEraseSeg"
+  | "secureEraseSectorAlignment";
 
 /** Fields of `struct virtio_blk_config` (virtio 1.4 §5.2.4): offset, width. */
 export const BlockConfig: Readonly<Record<BlockConfigField, ConfigField>> = {
@@ -84,6 +87,9 @@ export const BlockConfig: Readonly<Record<BlockConfigField, ConfigField>> = {
   maxWriteZeroesSectors: [48, 4],
   maxWriteZeroesSeg: [52, 4],
   writeZeroesMayUnmap: [56, 1],
+  maxSecureEraseSectors: [60, 4],
+  maxSecureEraseSeg: [64, 4],
+  secureEraseSectorAlignment: [68, 4],
 };
 
 /** Bytes of `struct virtio_blk_config` (virtio 1.4 §5.2.4). */
@@ -105,8 +111,17 @@ export enum BlockRequestType {
 export const BLOCK_HEADER_SIZE = 16;
 /** Bytes of the answer to GET_ID: an ASCII string, NUL-padded, not terminated when 20 long (virtio 1.4 §5.2.6). */
 export const BLOCK_ID_SIZE = 20;
-/** Bytes of a discard or write zeroes segment: le64 sector, le32 num_sectors, le32 flags (virtio 1.4 §5.2.6). */
+/** Flag of a request's type on the legacy interface, with BARRIER: ordered with everything before and after (virtio 1.4 §5.2.6.3). */
+export const BLOCK_BARRIER = 0x8000_0000;
+/** Bytes of a discard, write zeroes or secure erase segment: le64 sector, le32 num_sectors, le32 flags (virtio 1.4 §5.2.6). */
 export const BLOCK_RANGE_SIZE = 16;
+/** Bytes of the answer to GET_LIFETIME: le16 pre_eol_info, le16 est_typ_a, le16 est_typ_b (virtio 1.4 §5.2.6). */
+export const BLOCK_LIFETIME_SIZE = 6;
+
+/** Flags of a write zeroes segment (virtio 1.4 §5.2.6). Values. */
+export enum BlockRangeFlag {
+  UNMAP = 1,
+}
 
 /** Request status (virtio 1.4 §5.2.6). */
 export enum BlockStatus {

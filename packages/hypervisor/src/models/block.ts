@@ -1,19 +1,24 @@
-// The block device (virtio 1.4 §5.2), written from the device clauses: reads, writes, flush and serial over a backend.
-import { DeviceType, featureSet, featureSetFromWords, ReservedFeature } from "@virtio/core";
-import {
-  BLOCK_CONFIG_SIZE,
-  BLOCK_HEADER_SIZE,
-  BLOCK_ID_SIZE,
-  BlockFeature,
-  BlockRequestType,
-  BlockStatus,
-  SECTOR_SIZE,
-} from "@virtio/core/block";
+// The block device (virtio 1.4 §5.2), written from the device clauses: its queues, and what is in the backend's hands.
+import { DeviceType, featureSet, ReservedFeature } from "@virtio/core";
+import { type BlockFeature, BlockStatus, SECTOR_SIZE } from "@virtio/core/block";
 import type { DeviceChain, DeviceQueue } from "@virtio/ring";
 import type { BlockBackend } from "../block-backend.js";
 import type { DeviceModel, ModelHost } from "../device-model.js";
+import { hasBit } from "../feature-words.js";
 import type { RegisterSpace } from "../registers.js";
-import { blockConfigGates, checkBlockRequest } from "../rules/block-rules.js";
+import { blockConfigGate, CapacityRules, checkWriteback } from "../rules/block-rules.js";
+import { BlockCommands } from "./block-commands.js";
+import { type BlockCharacteristics, BlockConfiguration } from "./block-config.js";
+
+/** How a block device lies; for tests of drivers. What is left out is honest. */
+export interface BlockLies {
+  /** The status byte in place of the honest one. */
+  readonly status?: (honest: number) => number;
+  /** used.len in place of the bytes that were written: less, never more than there was room for. */
+  readonly usedLength?: (honest: number) => number;
+  /** What a read of the configuration gives. */
+  readonly config?: (offset: number, width: 1 | 2 | 4, honest: number) => number;
+}
 
 /** How a block device is made. */
 export interface BlockModelOptions {
@@ -23,18 +28,13 @@ export interface BlockModelOptions {
   readonly serial: string;
   /** Most data segments of a request. */
   readonly segMax: number;
-  /** Features that are not offered though the model could. */
-  readonly without: readonly BlockFeature[];
-  /** Request queues; MQ is offered when there are several. Default 1. */
-  readonly queues?: number;
+  /** Request queues; MQ is offered when there are several. */
+  readonly queues: number;
+  /** By the specification's names, what to offer and what to hold back. */
+  readonly features: Readonly<Record<string, boolean>>;
+  readonly characteristics: BlockCharacteristics;
+  readonly lies: BlockLies;
 }
-
-/** Features of this model that an option can hold back. */
-export const blockModelFeatures: readonly BlockFeature[] = [
-  BlockFeature.SEG_MAX,
-  BlockFeature.BLK_SIZE,
-  BlockFeature.FLUSH,
-];
 
 /** Mass storage, other controller: what QEMU's virtio-blk-pci says. */
 const CLASS_CODE = 0x01_00_00;
@@ -57,13 +57,10 @@ interface Backlog {
   idle: (() => void)[];
   /** With IN_ORDER: requests in the order in which they were taken. */
   order: BlockRequestInHand[];
-}
-
-/** Words of the request header (§5.2.6). */
-enum Header {
-  TYPE = 0,
-  SECTOR_LOW = 2,
-  SECTOR_HIGH = 3,
+  /** A request with BARRIER that waits for those before it. */
+  barrier: DeviceChain | null;
+  /** A request with BARRIER waits or is executed: no other is taken. */
+  closed: boolean;
 }
 
 /** {@inheritDoc DeviceModel} */
@@ -77,54 +74,72 @@ export class BlockModel implements DeviceModel {
   readonly features: readonly number[];
   readonly config: RegisterSpace;
   readonly #backend: BlockBackend;
-  readonly #id: Uint8Array;
-  /** The header of the request that is executed: bytes, and the same as words. */
-  readonly #header = new Uint8Array(BLOCK_HEADER_SIZE);
-  readonly #words: Uint32Array;
+  readonly #configuration: BlockConfiguration;
+  readonly #commands: BlockCommands;
+  readonly #lies: BlockLies;
   readonly #status = new Uint8Array(1);
   readonly #backlogs: readonly Backlog[];
   #host: ModelHost | null = null;
+  #capacityRules: CapacityRules | null = null;
 
-  constructor({ name, backend, serial, segMax, without, queues = 1 }: BlockModelOptions) {
+  /** @throws VirtioFault INVALID */
+  constructor(options: BlockModelOptions) {
+    const { name, backend, serial, queues, characteristics, lies } = options;
     this.name = name;
     this.queues = queues;
-    this.#words = new Uint32Array(this.#header.buffer);
-    this.#backlogs = Array.from({ length: queues }, () => ({ busy: 0, idle: [], order: [] }));
+    this.#backlogs = Array.from({ length: queues }, freshBacklog);
     this.#backend = backend;
-    this.#id = new Uint8Array(BLOCK_ID_SIZE);
-    new TextEncoder().encodeInto(serial, this.#id);
-    const offered = [...blockModelFeatures];
-    if (backend.readOnly) offered.push(BlockFeature.RO);
-    if (queues > 1) offered.push(BlockFeature.MQ);
+    this.#lies = lies;
+    const configuration = new BlockConfiguration({
+      ...options,
+      accepted: () => this.#host?.features ?? [],
+    });
+    this.#configuration = configuration;
+    this.#commands = new BlockCommands(name, backend, configuration, serial, characteristics);
     this.features = featureSet<BlockFeature>()
-      .with(...offered.filter((bit) => !without.includes(bit)))
+      .with(...configuration.offered)
       .words();
-    const bytes = new DataView(new ArrayBuffer(BLOCK_CONFIG_SIZE));
-    const capacity = backend.size / SECTOR_SIZE;
-    bytes.setUint32(0, capacity, true);
-    bytes.setUint32(4, Math.floor(capacity / 0x1_0000_0000), true);
-    bytes.setUint32(12, segMax, true);
-    bytes.setUint32(20, SECTOR_SIZE, true);
-    if (queues > 1) bytes.setUint16(34, queues, true);
     this.config = {
-      length: BLOCK_CONFIG_SIZE,
-      read: (offset, width) =>
-        width === 1
-          ? bytes.getUint8(offset)
-          : width === 2
-            ? bytes.getUint16(offset, true)
-            : bytes.getUint32(offset, true),
-      // No field of what is offered here can be written.
-      write: () => {},
+      length: configuration.length,
+      read: (offset, width) => this.#readConfig(offset, width),
+      write: (offset, width, value) => this.#writeConfig(offset, width, value),
     };
   }
 
   configGate(offset: number): number | undefined {
-    return blockConfigGates.find(([from, to]) => offset >= from && offset < to)?.[2];
+    return blockConfigGate(offset);
+  }
+
+  #readConfig(offset: number, width: 1 | 2 | 4): number {
+    this.#capacityRules?.configRead(offset);
+    const honest = this.#configuration.read(offset, width);
+    return this.#lies.config?.(offset, width, honest) ?? honest;
+  }
+
+  #writeConfig(offset: number, width: 1 | 2 | 4, value: number): void {
+    const rules = this.#host?.rules ?? null;
+    if (rules !== null)
+      checkWriteback(rules, this.name, offset, value, this.#configuration.writebackWritable);
+    this.#configuration.write(offset, width, value);
   }
 
   connect(host: ModelHost): void {
     this.#host = host;
+    const sectors = this.#sectors;
+    if (host.rules !== null)
+      this.#capacityRules = new CapacityRules(host.rules, this.name, this.queues, sectors);
+    this.#backend.onResize = () => host.tasks.enqueue(() => this.#resized(host));
+  }
+
+  get #sectors(): number {
+    return this.#backend.size / SECTOR_SIZE;
+  }
+
+  /** The driver is told of the new capacity (§5.2.6.2). */
+  #resized(host: ModelHost): void {
+    this.#configuration.resized();
+    this.#capacityRules?.changed(this.#sectors, host.queue(0) !== null);
+    host.configChanged();
   }
 
   notified(index: number): void {
@@ -132,27 +147,39 @@ export class BlockModel implements DeviceModel {
     const queue = host?.queue(index) ?? null;
     const backlog = this.#backlogs[index];
     if (host === null || queue === null || backlog === undefined) return;
-    const features = featureSetFromWords<ReservedFeature>(host.features);
-    const inOrder = features.has(ReservedFeature.IN_ORDER);
-    for (let n = 0; n < BATCH; n++) {
+    for (let n = 0; n < BATCH && !backlog.closed; n++) {
       const chain = queue.take();
       if (chain !== null) {
         host.taken(queue, chain);
-        // No room for a status: nothing can be said.
-        const outcome = chain.writableLength < 1 ? null : this.#execute(host, chain);
-        if (outcome instanceof Promise) this.#wait(host, queue, backlog, chain, outcome, inOrder);
-        else if (inOrder) {
-          backlog.order.push({ chain, status: outcome, done: true });
-          this.#finishInOrder(queue, backlog);
-        } else this.#finish(queue, chain, outcome);
+        this.#capacityRules?.taken();
+        if (this.#commands.isBarrier(host, chain)) {
+          backlog.closed = true;
+          if (backlog.busy > 0) backlog.barrier = chain;
+          else this.#start(host, queue, backlog, chain);
+          if (backlog.busy === 0) backlog.closed = false;
+        } else this.#start(host, queue, backlog, chain);
       } else if (!queue.enableNotify()) {
         // Doorbells were asked for before the last look, so no chain is missed.
+        this.#capacityRules?.idle(index);
         host.used(index);
         return;
       }
     }
     host.used(index);
-    host.tasks.enqueue(() => this.notified(index));
+    // Behind a barrier, the end of the request goes on.
+    if (!backlog.closed) host.tasks.enqueue(() => this.notified(index));
+  }
+
+  #start(host: ModelHost, queue: DeviceQueue, backlog: Backlog, chain: DeviceChain): void {
+    const inOrder = hasBit(host.features, ReservedFeature.IN_ORDER);
+    const known = this.#capacityRules?.known(queue.index) ?? 0;
+    // No room for a status: nothing can be said.
+    const outcome = chain.writableLength < 1 ? null : this.#commands.execute(host, chain, known);
+    if (outcome instanceof Promise) this.#wait(host, queue, backlog, chain, outcome, inOrder);
+    else if (inOrder) {
+      backlog.order.push({ chain, status: outcome, done: true });
+      this.#finishInOrder(queue, backlog);
+    } else this.#finish(queue, chain, outcome);
   }
 
   /** Gives a request back when the backend is done with it. */
@@ -176,12 +203,25 @@ export class BlockModel implements DeviceModel {
         else this.#finish(queue, chain, status);
         host.tasks.enqueue(() => host.used(queue.index));
       }
-      if (backlog.busy === 0) for (const idle of backlog.idle.splice(0)) idle();
+      if (backlog.busy > 0) return;
+      if (backlog.idle.length === 0) this.#pastBarrier(host, queue, backlog);
+      for (const idle of backlog.idle.splice(0)) idle();
     };
     void host.outside(outcome).then(
       () => done(BlockStatus.OK),
       () => done(BlockStatus.IOERR),
     );
+  }
+
+  /** Nothing is in the backend's hands: the request that waited for that starts, or those that waited for it. */
+  #pastBarrier(host: ModelHost, queue: DeviceQueue, backlog: Backlog): void {
+    if (!backlog.closed) return;
+    const { barrier } = backlog;
+    backlog.barrier = null;
+    if (barrier !== null) this.#start(host, queue, backlog, barrier);
+    if (backlog.busy > 0) return;
+    backlog.closed = false;
+    host.tasks.enqueue(() => this.notified(queue.index));
   }
 
   /** With IN_ORDER: gives back every request at the front that is done (virtio 1.4 §6.2). */
@@ -192,63 +232,18 @@ export class BlockModel implements DeviceModel {
     }
   }
 
-  /** 16 bytes of header, data, one byte of status, cut into segments in any way (§2.7.4, §5.2.6). */
-  #execute(host: ModelHost, chain: DeviceChain): BlockStatus | Promise<void> {
-    const words = this.#words;
-    const backend = this.#backend;
-    if (chain.read(0, this.#header) < BLOCK_HEADER_SIZE) return BlockStatus.IOERR;
-    const type = words[Header.TYPE] as number;
-    const sectorLow = words[Header.SECTOR_LOW] as number;
-    const sectorHigh = words[Header.SECTOR_HIGH] as number;
-    const dataOut = chain.readableLength - BLOCK_HEADER_SIZE;
-    const dataIn = chain.writableLength - 1;
-    const sector = sectorHigh * 0x1_0000_0000 + sectorLow;
-    if (host.rules !== null)
-      checkBlockRequest(
-        host.rules,
-        this.name,
-        { type, sectorLow, sectorHigh, dataOut, dataIn },
-        backend.size / SECTOR_SIZE,
-      );
-
-    switch (type) {
-      case BlockRequestType.IN:
-        if (!this.#fits(sector, dataIn)) return BlockStatus.IOERR;
-        return (
-          backend.read(sector * SECTOR_SIZE, chain.writablePieces(0, dataIn)) ?? BlockStatus.OK
-        );
-      case BlockRequestType.OUT:
-        // A read-only device writes nothing (§5.2.6.2).
-        if (backend.readOnly || !this.#fits(sector, dataOut)) return BlockStatus.IOERR;
-        return (
-          backend.write(sector * SECTOR_SIZE, chain.readablePieces(BLOCK_HEADER_SIZE, dataOut)) ??
-          BlockStatus.OK
-        );
-      case BlockRequestType.FLUSH:
-        return backend.flush() ?? BlockStatus.OK;
-      case BlockRequestType.GET_ID:
-        chain.write(0, this.#id.subarray(0, Math.min(dataIn, BLOCK_ID_SIZE)));
-        return BlockStatus.OK;
-      default:
-        return BlockStatus.UNSUPP;
-    }
-  }
-
-  #fits(sector: number, length: number): boolean {
-    const sectors = length / SECTOR_SIZE;
-    return length % SECTOR_SIZE === 0 && sector + sectors <= this.#backend.size / SECTOR_SIZE;
-  }
-
   /** Writes the status byte, the last writable one, and puts the chain back. */
   #finish(queue: DeviceQueue, chain: DeviceChain, status: BlockStatus | null): void {
+    const lies = this.#lies;
     if (status !== null) {
-      this.#status[0] = status;
+      this.#status[0] = lies.status?.(status) ?? status;
       // used.len counts from the first writable byte: what comes before the status was written, or is cleared now (§2.7.8.2).
       if (status !== BlockStatus.OK) chain.fill(0, chain.writableLength - 1);
       chain.write(chain.writableLength - 1, this.#status);
     }
     // Made visible by host.used(), which follows: one ordered store for a batch.
-    queue.put(chain, chain.writableLength);
+    const length = chain.writableLength;
+    queue.put(chain, Math.min(length, lies.usedLength?.(length) ?? length));
   }
 
   reset(queue?: number): Promise<void> | null {
@@ -256,7 +251,14 @@ export class BlockModel implements DeviceModel {
     for (const [index, backlog] of this.#backlogs.entries()) {
       if (queue !== undefined && queue !== index) continue;
       backlog.order = [];
+      backlog.barrier = null;
+      backlog.closed = false;
       if (backlog.busy > 0) waits.push(new Promise((resolve) => backlog.idle.push(resolve)));
+    }
+    if (queue === undefined) {
+      this.#configuration.reset();
+      this.#capacityRules?.reset();
+      this.#backend.cancel?.();
     }
     return waits.length === 0 ? null : Promise.all(waits).then(() => {});
   }
@@ -265,3 +267,11 @@ export class BlockModel implements DeviceModel {
     return this.#backend.close();
   }
 }
+
+const freshBacklog = (): Backlog => ({
+  busy: 0,
+  idle: [],
+  order: [],
+  barrier: null,
+  closed: false,
+});

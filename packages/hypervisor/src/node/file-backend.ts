@@ -2,18 +2,40 @@
 import { constants } from "node:fs";
 import { type FileHandle, open } from "node:fs/promises";
 import { VirtioFault } from "@virtio/core";
-import type { BlockBackend } from "../block-backend.js";
+import { type BlockBackend, mediaSize } from "../block-backend.js";
 
-/** Bytes of a file, read and written in place. One writer at a time: the file is not locked. */
+/**
+ * Bytes of a file, read and written in place. One writer at a time: the file is not locked. Node cannot punch holes: a discard does
+ * nothing, and zeroes are written as zeroes.
+ */
 export class FileBackend implements BlockBackend {
-  readonly size: number;
   readonly readOnly: boolean;
+  onResize: (() => void) | null = null;
   readonly #file: FileHandle;
+  #size: number;
 
   constructor(file: FileHandle, size: number, readOnly: boolean) {
     this.#file = file;
-    this.size = size;
+    this.#size = size;
     this.readOnly = readOnly;
+  }
+
+  get size(): number {
+    return this.#size;
+  }
+
+  /**
+   * Grows by zeroes, or loses its end. The device tells its driver.
+   * @param size - bytes, a multiple of 512
+   * @throws VirtioFault INVALID, READ_ONLY, IO
+   */
+  async resize(size: number): Promise<void> {
+    if (this.readOnly) throw new VirtioFault("READ_ONLY", "the image is open for reading");
+    await this.#file.truncate(mediaSize(size)).catch((error: Error) => {
+      throw new VirtioFault("IO", error.message, { cause: error });
+    });
+    this.#size = size;
+    this.onResize?.();
   }
 
   /**

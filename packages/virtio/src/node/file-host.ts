@@ -98,6 +98,10 @@ class OpenFile implements HostFile {
     return this.#attempt(() => this.#handle.truncate(size));
   }
 
+  sync(): Promise<void> {
+    return this.#attempt(() => this.#handle.sync());
+  }
+
   close(): Promise<void> {
     return this.#attempt(() => this.#handle.close());
   }

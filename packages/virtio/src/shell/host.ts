@@ -10,6 +10,8 @@ export interface HostFile {
   write(position: number, from: Uint8Array): Promise<void>;
   /** Cuts it, or extends it with zeros. */
   truncate(size: number): Promise<void>;
+  /** Resolves when what was written is on stable storage. */
+  sync(): Promise<void>;
   close(): Promise<void>;
 }
 

@@ -16,7 +16,10 @@ const TURN = 20;
 export interface CopyPlan {
   readonly source: Source;
   readonly sink: Sink;
+  /** Of the sink, and a multiple of both sector sizes. */
   readonly blockSize: number;
+  /** Whether blocks of zeros are made by {@link Sink.zero}. */
+  readonly sparse: boolean;
   /** Position in the source. */
   readonly from: number;
   /** Position in the sink. */
@@ -90,7 +93,10 @@ export async function copy(
     await settled(read, reading);
     count.read += data;
     signal.throwIfAborted();
-    const writing = sink.write(plan.to + at, piece, signal);
+    const writing =
+      plan.sparse && isZero(piece)
+        ? sink.zero(plan.to + at, piece, signal)
+        : sink.write(plan.to + at, piece, signal);
     const written = Promise.all([allWritten, writing]);
     allWritten = written;
     await settled(written, writing);
@@ -115,6 +121,11 @@ export async function copy(
   await Promise.all(Array.from({ length: lanes }, lane));
   if (failures.length > 0) throw failures[0];
   signal.throwIfAborted();
+}
+
+function isZero(bytes: Uint8Array): boolean {
+  for (let i = 0; i < bytes.length; i++) if (bytes[i] !== 0) return false;
+  return true;
 }
 
 /** Waits for `chain`, and when it fails also for the end of `own`, whose buffer the caller will use again. */

@@ -1,5 +1,5 @@
 // What dd(1) copies from and to: disks and other devices below /dev, and files of the host everywhere else.
-import { VirtioFault } from "@virtio/core";
+import { type Disk, VirtioFault } from "@virtio/core";
 import type { Session } from "../command.js";
 import type { HostFile } from "../host.js";
 
@@ -23,8 +23,14 @@ export interface Sink {
   readonly capacity: number;
   readonly sectorSize: number;
   write(position: number, from: Uint8Array, signal: AbortSignal): Promise<void>;
+  /** As `write` of these zeros, but leaves a hole where that reads the same. */
+  zero(position: number, zeros: Uint8Array, signal: AbortSignal): Promise<void>;
   /** Drops what it holds from here on, where it is a file. */
   truncate(size: number): Promise<void>;
+  /** Makes a file at least this long: it may end in a hole. */
+  extend(size: number): Promise<void>;
+  /** Resolves when everything written is on stable storage. */
+  flush(signal: AbortSignal): Promise<void>;
   close(): Promise<void>;
 }
 
@@ -82,28 +88,61 @@ async function readWhole(
 /** Opens what `of=` names; a file is made when it is not there. @throws VirtioFault NOT_FOUND, READ_ONLY, INVALID, IO */
 export async function openSink(name: string, { kernel, host }: Session): Promise<Sink> {
   const capacity = Number.POSITIVE_INFINITY;
+  const hollow = { write: nothing, zero: nothing, truncate: nothing, extend: nothing };
   if (name === "/dev/null" || name === "/dev/zero")
-    return { name, capacity, sectorSize: 1, write: nothing, truncate: nothing, close: nothing };
-  if (isDevice(name)) {
-    const disk = kernel.disk(name);
-    if (disk.readOnly)
-      throw new VirtioFault("READ_ONLY", `${name}: Read-only file system: the disk is read-only`);
-    return {
-      name,
-      capacity: disk.mediaSize,
-      sectorSize: disk.sectorSize,
-      write: (position, from, signal) => disk.write(position, from, { signal }),
-      truncate: nothing,
-      close: nothing,
-    };
-  }
-  const file = await host.create(name);
+    return { name, capacity, sectorSize: 1, ...hollow, flush: nothing, close: nothing };
+  return isDevice(name)
+    ? diskSink(name, kernel.disk(name))
+    : fileSink(name, await host.create(name));
+}
+
+function diskSink(name: string, disk: Disk): Sink {
+  if (disk.readOnly)
+    throw new VirtioFault("READ_ONLY", `${name}: Read-only file system: the disk is read-only`);
+  const write: Sink["write"] = (position, from, signal) => disk.write(position, from, { signal });
   return {
     name,
-    capacity,
+    capacity: disk.mediaSize,
+    sectorSize: disk.sectorSize,
+    write,
+    // FreeBSD's dd seeks over them on a disk too; what the disk held there would stay.
+    zero: disk.can.writeZeroes
+      ? (position, { length }, signal) => disk.writeZeroes(position, length, { signal })
+      : write,
+    truncate: nothing,
+    extend: nothing,
+    flush: (signal) => disk.flush({ signal }),
+    close: nothing,
+  };
+}
+
+function fileSink(name: string, file: HostFile): Sink {
+  /** Bytes that it held before the copy: there a hole would show them. */
+  let held = file.size;
+  let size = file.size;
+  const write: Sink["write"] = async (position, from) => {
+    await file.write(position, from);
+    size = Math.max(size, position + from.length);
+  };
+  const truncate = async (to: number): Promise<void> => {
+    await file.truncate(to);
+    size = to;
+  };
+  return {
+    name,
+    capacity: Number.POSITIVE_INFINITY,
     sectorSize: 1,
-    write: (position, from) => file.write(position, from),
-    truncate: (size) => file.truncate(size),
+    write,
+    zero: (position, zeros, signal) =>
+      position < held ? write(position, zeros, signal) : Promise.resolve(),
+    truncate: async (to) => {
+      await truncate(to);
+      held = Math.min(held, to);
+    },
+    extend: async (to) => {
+      if (to > size) await truncate(to);
+    },
+    flush: () => file.sync(),
     close: () => file.close(),
   };
 }

@@ -4,31 +4,38 @@ import { type Command, type Session, UsageError } from "../command.js";
 import { type CopyCount, copy } from "./dd-copy.js";
 import { openSink, openSource, type Sink, type Source } from "./dd-ends.js";
 
-/** What the operands say. Blocks are of `bs` bytes. */
+/** What the operands say. */
 interface Operands {
   readonly input: string;
   readonly output: string;
-  readonly bs: number;
-  /** Blocks; Infinity when not given. */
+  /** Bytes of a block of the input, and of the output. */
+  readonly ibs: number;
+  readonly obs: number;
+  /** Blocks of the input; Infinity when not given. */
   readonly count: number;
   readonly skip: number;
+  /** Blocks of the output. */
   readonly seek: number;
-  /** Fill the last block with zeros. */
-  readonly sync: boolean;
-  /** Leave what the output holds past the copy. */
-  readonly keep: boolean;
+  readonly conversions: ReadonlySet<string>;
   readonly status: "summary" | "none" | "noxfer" | "progress";
 }
 
 const OPERANDS = [
-  ...["if", "of", "bs", "count", "conv", "status"],
+  ...["if", "of", "bs", "ibs", "obs", "count", "conv", "status"],
   // The same by two names, as on FreeBSD.
   ...["skip", "iseek", "seek", "oseek"],
 ];
-const CONVERSIONS = ["notrunc", "sync", "osync"];
+const CONVERSIONS = [
+  // Leave what the output holds past the copy.
+  "notrunc",
+  // Fill the last block of the input with zeros; of the output.
+  ...["sync", "osync"],
+  // Make holes of blocks of zeros; wait for stable storage.
+  ...["sparse", "fsync"],
+];
 const STATUS = ["none", "noxfer", "progress"] as const;
 /** Milliseconds between two progress lines. */
-const PROGRESS_INTERVAL = 500;
+const PROGRESS_INTERVAL = 1000;
 
 /** `2x512`, `64k` */
 function number(name: string, text: string): number {
@@ -67,19 +74,25 @@ function parseOperands(args: readonly string[]): Operands {
   const known = STATUS.find((word) => word === status);
   if (status !== undefined && known === undefined)
     throw new UsageError(`unknown status ${status} (there is: ${STATUS.join(", ")})`);
-  const bs = number("bs", given.get("bs") ?? "512");
-  if (bs === 0) throw new UsageError("bs must be greater than 0");
+  if (given.has("bs") && (given.has("ibs") || given.has("obs")))
+    throw new UsageError("bs: illegal argument combination or already set");
+  const blockSize = (name: string): number => {
+    const key = given.has("bs") ? "bs" : name;
+    const size = number(key, given.get(key) ?? "512");
+    if (size === 0) throw new UsageError(`${key} must be greater than 0`);
+    return size;
+  };
   return {
     input: need("if"),
     output: need("of"),
-    bs,
+    ibs: blockSize("ibs"),
+    obs: blockSize("obs"),
     count: given.has("count")
       ? number("count", given.get("count") ?? "")
       : Number.POSITIVE_INFINITY,
     skip: blocks("skip", "iseek"),
     seek: blocks("seek", "oseek"),
-    sync: conversions.includes("sync") || conversions.includes("osync"),
-    keep: conversions.includes("notrunc"),
+    conversions: new Set(conversions),
     status: known ?? "summary",
   };
 }
@@ -92,7 +105,7 @@ function checkSectors({ name, sectorSize }: Source | Sink, bs: number, last: num
       `${name}: Invalid argument: ${what} is not a multiple of the sector size ${sectorSize}`,
     );
   };
-  if (bs % sectorSize !== 0) invalid(`bs=${bs}`);
+  if (bs % sectorSize !== 0) invalid(`a block of ${bs} bytes`);
   if (last % sectorSize !== 0)
     invalid(`the last block, ${last} bytes (conv=sync fills it with zeros),`);
 }
@@ -101,30 +114,28 @@ function checkSectors({ name, sectorSize }: Source | Sink, bs: number, last: num
 const records = (bytes: number, bs: number): string =>
   `${Math.floor(bytes / bs)}+${bytes % bs === 0 ? 0 : 1}`;
 
-/** `1074 MB`, `1024 MiB` */
+/** At most four digits: `1074 MB`, `1024 MiB`. (humanize_number(3)) */
 function scaled(bytes: number, step: 1000 | 1024): string {
-  const units = ["B", "k", "M", "G", "T", "P"];
+  const units = step === 1000 ? ["", "k", "M", "G", "T", "P"] : ["", "Ki", "Mi", "Gi", "Ti", "Pi"];
   let value = bytes;
   let unit = 0;
-  while (value >= step && unit < units.length - 1) {
+  while (value >= 9999.5 && unit < units.length - 1) {
     value /= step;
     unit++;
   }
-  const letter = step === 1024 ? units[unit]?.toUpperCase() : units[unit];
-  return `${Math.round(value)} ${unit === 0 ? "B" : `${letter}${step === 1024 ? "iB" : "B"}`}`;
+  return `${unit > 0 && value < 9.95 ? value.toFixed(1) : Math.round(value)} ${units[unit]}B`;
 }
 
 /** dd(1). */
 export const dd: Command = {
   name: "dd",
   usage:
-    "dd if=FROM of=TO [bs=N] [count=N] [skip=N] [seek=N] [conv=notrunc,sync] [status=none|noxfer|progress]",
+    "dd if=FROM of=TO [bs=N | ibs=N obs=N] [count=N] [skip=N] [seek=N] [conv=notrunc,sync,osync,sparse,fsync] [status=none|noxfer|progress]",
   summary: "copy between host files and disks such as /dev/vtbd0",
   run: async (args, session) => transfer(parseOperands(args), session),
   async complete(args, { kernel, host }) {
     const [, operand, typed] = /^(if=|of=)(.*)$/s.exec(args.at(-1) ?? "") ?? [];
-    if (operand === undefined || typed === undefined)
-      return ["if=", "of=", "bs=", "count=", "skip=", "seek=", "conv=", "status="];
+    if (operand === undefined || typed === undefined) return OPERANDS.map((name) => `${name}=`);
     const devices = [...kernel.disks.map(({ name }) => name), "null", "zero"];
     const files = typed.startsWith("/dev/") ? [] : await host.list(typed);
     return [...devices.map((name) => `/dev/${name}`), ...files].map((path) => operand + path);
@@ -132,15 +143,17 @@ export const dd: Command = {
 };
 
 async function transfer(operands: Operands, session: Session): Promise<number> {
-  const { bs, skip, sync } = operands;
+  const { ibs, obs, skip, conversions } = operands;
   const source = await openSource(operands.input, session);
   try {
-    checkSectors(source, bs, 0);
-    const data = Math.max(0, Math.min(source.size - skip * bs, operands.count * bs));
-    const length = sync && Number.isFinite(data) ? Math.ceil(data / bs) * bs : data;
+    checkSectors(source, ibs, 0);
+    const data = Math.max(0, Math.min(source.size - skip * ibs, operands.count * ibs));
+    let length = data;
+    if (conversions.has("sync")) length = roundUp(length, ibs);
+    if (conversions.has("osync")) length = roundUp(length, obs);
     const sink = await openSink(operands.output, session);
     try {
-      checkSectors(sink, bs, Number.isFinite(length) ? length % bs : 0);
+      checkSectors(sink, obs, Number.isFinite(length) ? length % obs : 0);
       return await run(operands, session, source, sink, data, length);
     } finally {
       await sink.close();
@@ -149,6 +162,9 @@ async function transfer(operands: Operands, session: Session): Promise<number> {
     await source.close();
   }
 }
+
+const roundUp = (bytes: number, to: number): number =>
+  Number.isFinite(bytes) ? Math.ceil(bytes / to) * to : bytes;
 
 /** The copy and what is printed about it, once both ends are open and fit. */
 async function run(
@@ -159,7 +175,7 @@ async function run(
   data: number,
   length: number,
 ): Promise<number> {
-  const { bs, skip, seek, keep, status } = operands;
+  const { ibs, obs, skip, seek, conversions, status } = operands;
   const { tasks } = kernel.machine;
   const count: CopyCount = { read: 0, written: 0 };
   const started = tasks.now();
@@ -173,16 +189,21 @@ async function run(
     shownAt = tasks.now();
     const { written } = count;
     const line = `  ${written} bytes (${scaled(written, 1000)}, ${scaled(written, 1024)}) transferred ${seconds().toFixed(3)}s, ${scaled(written / seconds(), 1000)}/s`;
-    err(`\r${line.padEnd(drawn.length)}`);
+    err(`${line.padEnd(drawn.length)}\r`);
     drawn = line;
   };
 
-  const room = Math.max(0, sink.capacity - seek * bs);
+  const from = skip * ibs;
+  const to = seek * obs;
+  const room = Math.max(0, sink.capacity - to);
   const fits = Math.min(length, room);
+  const sparse = conversions.has("sparse");
+  // Reads are of the output's size too: what is written, or made a hole, are its blocks.
+  const blockSize = roundUp(obs, source.sectorSize);
   let failure: unknown = null;
   try {
-    if (!keep) await sink.truncate(seek * bs);
-    const plan = { source, sink, blockSize: bs, from: skip * bs, to: seek * bs };
+    if (!conversions.has("notrunc")) await sink.truncate(to);
+    const plan = { source, sink, blockSize, sparse, from, to };
     await copy({ ...plan, data: Math.min(data, fits), length: fits }, count, {
       tasks,
       signal,
@@ -190,9 +211,11 @@ async function run(
     });
     if (fits < length) {
       // As on FreeBSD the block that finds no room was read.
-      count.read += Math.min(bs, data - count.read);
+      count.read += Math.min(Math.max(ibs, obs), data - count.read);
       throw new VirtioFault("NO_SPACE", `${sink.name}: end of device`);
     }
+    if (sparse) await sink.extend(to + count.written);
+    if (conversions.has("fsync")) await sink.flush(signal);
   } catch (cause) {
     if (!(cause instanceof VirtioFault) && !signal.aborted) throw cause;
     failure = cause;
@@ -202,7 +225,7 @@ async function run(
   if (failure instanceof VirtioFault && !signal.aborted) err(`dd: ${failure.message}\n`);
   const { read, written } = count;
   if (status !== "none")
-    err(`${records(read, bs)} records in\n${records(written, bs)} records out\n`);
+    err(`${records(read, ibs)} records in\n${records(written, obs)} records out\n`);
   if (status !== "none" && status !== "noxfer")
     err(
       `${written} bytes transferred in ${seconds().toFixed(6)} secs (${(written / seconds()).toFixed(0)} bytes/sec)\n`,

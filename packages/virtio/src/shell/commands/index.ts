@@ -5,11 +5,14 @@ import { dd } from "./dd.js";
 import { devinfo } from "./devinfo.js";
 import { diskinfo } from "./diskinfo.js";
 import { dmesg } from "./dmesg.js";
+import { geom } from "./geom.js";
 import { halt } from "./halt.js";
+import { iostat } from "./iostat.js";
 import { kenv } from "./kenv.js";
 import { kldload, kldstat, kldunload } from "./kld.js";
 import { pciconf } from "./pciconf.js";
 import { sysctl } from "./sysctl.js";
+import { trim } from "./trim.js";
 import { vmstat } from "./vmstat.js";
 
 const help: Command = {
@@ -34,13 +37,16 @@ export const commands: readonly Command[] = [
   devinfo,
   diskinfo,
   dmesg,
+  geom,
   halt,
   help,
+  iostat,
   kenv,
   kldload,
   kldstat,
   kldunload,
   pciconf,
   sysctl,
+  trim,
   vmstat,
 ];
