@@ -259,7 +259,7 @@ export const mutants: readonly Mutant[] = [
     clause: "BLK-OP-3",
     name: "does not accept RO",
     project: block,
-    file: vtblk,
+    file: "packages/vtblk/src/features.ts",
     find: "  BlockFeature.RO,\n  BlockFeature.BLK_SIZE",
     replace: "  BlockFeature.BLK_SIZE",
   },
@@ -268,7 +268,7 @@ export const mutants: readonly Mutant[] = [
     name: "negotiates FLUSH and sends none",
     project: block,
     file: vtblk,
-    find: "!this.#geometry.canFlush && this.#fault === null",
+    find: "!this.#canFlush && this.#fault === null",
     replace: "this.#fault === null",
   },
   {
@@ -276,7 +276,7 @@ export const mutants: readonly Mutant[] = [
     name: "takes a device with FLUSH for writethrough",
     project: block,
     file: vtblk,
-    find: "!this.#geometry.canFlush && this.#fault === null",
+    find: "!this.#canFlush && this.#fault === null",
     replace: "this.#fault === null",
   },
   {
