@@ -6,9 +6,9 @@ import type { BlkOptions, Disk, Machine } from "@virtio/core";
 import { embedded, blk as embeddedBlk, MemoryBackend, RuleBook } from "@virtio/hypervisor";
 import { attach, probe } from "@virtio/pci-transport";
 import { qemu, blk as qemuBlk } from "@virtio/qemu";
+import { pairwise, product } from "@virtio/testing";
 import { vtblk } from "@virtio/vtblk";
 import { describe, expect, it, onTestFinished } from "vitest";
-import { pairwise, product } from "../../ring/test/support/combinations.js";
 import { folder, hasQemu, pattern } from "./machines.js";
 
 const SIZE = 16 << 20;

@@ -1,7 +1,8 @@
 // The driver's clauses of split and packed rings, each twice: real drivers keep it under the eyes of the checker, and the checker
 // reports a ring, or a mutant of the driver, that breaks it. What needs an eye inside a call is in interleavings.test.ts.
+
+import { product } from "@virtio/testing";
 import { beforeAll, describe, expect, it } from "vitest";
-import { product } from "./support/combinations.js";
 import { random, runSeed } from "./support/random.js";
 import { type Chain, type Format, nameOf, type Rig, type RigOptions, rig } from "./support/rig.js";
 import { INDIRECT, NEXT, WRITE } from "./support/ring-bytes.js";

@@ -1,8 +1,8 @@
 // The queue contract: every case in every mode, on both ends. `npm test` takes a pairwise covering array of the modes,
 // VIRTIO_TEST_FULL=1 all of them.
 import { Errno, VirtioFault } from "@virtio/core";
+import { pairwise, product } from "@virtio/testing";
 import { describe, expect, it } from "vitest";
-import { pairwise, product } from "./support/combinations.js";
 import { random, runSeed } from "./support/random.js";
 import {
   type Chain,

@@ -1,7 +1,8 @@
 // A whole step of the other end runs before any single access of one end to shared memory, in every mode; and stores are seen as
 // late as memory order allows. Nothing is lost, nothing comes twice, nobody sleeps while there is work.
+
+import { product } from "@virtio/testing";
 import { afterEach, describe, expect, it, vi } from "vitest";
-import { product } from "./support/combinations.js";
 import { type Format, type Mode, nameOf, rig, taken } from "./support/rig.js";
 import { checkerOf } from "./support/ring-checker.js";
 import { type End, type OrderMutant, watchedMemory } from "./support/watched-memory.js";

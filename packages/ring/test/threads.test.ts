@@ -1,8 +1,8 @@
 // Two worker threads on one SharedArrayBuffer, the driver's end and the device's, every payload checked. They run what was built:
 // `npm test` builds first.
 import { Worker } from "node:worker_threads";
+import { product } from "@virtio/testing";
 import { describe, expect, it } from "vitest";
-import { product } from "./support/combinations.js";
 import { type Format, type Mode, nameOf } from "./support/rig.js";
 
 const full = process.env["VIRTIO_TEST_FULL"] === "1";

@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { pairwise, product } from "./support/combinations.js";
+import { pairwise, product } from "../src/index.js";
 
 const axes = { a: [0, 1, 2], b: ["x", "y"], c: [true, false], d: [1, 2, 3, 4] } as const;
 
