@@ -11,6 +11,8 @@ export interface BlockBackend {
   readonly readOnly: boolean;
   /** Whether writing zeroes may give space back. Default false. */
   readonly mayUnmap?: boolean;
+  /** The content, where it is in memory and a plain copy is all there is to a transfer: then `read` and `write` are not called. */
+  readonly content?: Uint8Array;
   /** Called after `size` changed; the device that the backend belongs to sets it. */
   onResize?: (() => void) | null;
   read(position: number, into: readonly Uint8Array[]): Promise<void> | undefined;
@@ -38,20 +40,24 @@ export class MemoryBackend implements BlockBackend {
   readonly readOnly: boolean;
   readonly mayUnmap: boolean;
   onResize: (() => void) | null = null;
-  #bytes: Uint8Array;
+  #content: Uint8Array;
 
   /** @param content - its length, a multiple of 512, or its bytes, which are used in place */
   constructor(
     content: number | Uint8Array,
     options: { readonly readOnly?: boolean; readonly mayUnmap?: boolean } = {},
   ) {
-    this.#bytes = typeof content === "number" ? new Uint8Array(content) : content;
+    this.#content = typeof content === "number" ? new Uint8Array(content) : content;
     this.readOnly = options.readOnly ?? false;
     this.mayUnmap = options.mayUnmap ?? false;
   }
 
   get size(): number {
-    return this.#bytes.length;
+    return this.#content.length;
+  }
+
+  get content(): Uint8Array {
+    return this.#content;
   }
 
   /**
@@ -61,15 +67,15 @@ export class MemoryBackend implements BlockBackend {
    */
   resize(size: number): void {
     const bytes = new Uint8Array(mediaSize(size));
-    bytes.set(this.#bytes.subarray(0, size));
-    this.#bytes = bytes;
+    bytes.set(this.#content.subarray(0, size));
+    this.#content = bytes;
     this.onResize?.();
   }
 
   read(position: number, into: readonly Uint8Array[]): undefined {
     let at = position;
     for (const piece of into) {
-      piece.set(this.#bytes.subarray(at, at + piece.length));
+      piece.set(this.#content.subarray(at, at + piece.length));
       at += piece.length;
     }
   }
@@ -77,7 +83,7 @@ export class MemoryBackend implements BlockBackend {
   write(position: number, from: readonly Uint8Array[]): undefined {
     let at = position;
     for (const piece of from) {
-      this.#bytes.set(piece, at);
+      this.#content.set(piece, at);
       at += piece.length;
     }
   }
@@ -89,7 +95,7 @@ export class MemoryBackend implements BlockBackend {
   }
 
   writeZeroes(position: number, length: number): undefined {
-    this.#bytes.fill(0, position, position + length);
+    this.#content.fill(0, position, position + length);
   }
 
   async close(): Promise<void> {}

@@ -10,8 +10,8 @@ export interface ModelHost {
   readonly tasks: TaskQueue;
   /** Counts work outside the machine (see Scheduler). */
   outside<T>(work: Promise<T>): Promise<T>;
-  /** Words of the feature bits the driver accepted. */
-  readonly features: readonly number[];
+  /** Words of the feature bits the driver accepted; always the same array, in which they change. */
+  readonly features: ArrayLike<number>;
   /** The queue, when the driver enabled it and the device runs. */
   queue(index: number): DeviceQueue | null;
   /** A chain was taken: for the rule book. */

@@ -1,7 +1,7 @@
 // Feature bits as the 32-bit words in which registers carry them.
 
 /** Whether bit `n` is set. */
-export const hasBit = (words: readonly number[], n: number): boolean =>
+export const hasBit = (words: ArrayLike<number>, n: number): boolean =>
   ((words[n >>> 5] ?? 0) & (1 << (n & 31))) !== 0;
 
 /** The words with `bits` set too. */

@@ -8,7 +8,7 @@ import { type Callout, type TaskQueue, VirtioFault } from "@virtio/core";
 import * as host from "./host-clock.js";
 
 /** Tasks that run before the host's event loop gets its turn. */
-const BATCH = 64;
+const BATCH = 16;
 
 /** A queue of tasks of one party. */
 class Lane implements TaskQueue {
@@ -65,7 +65,7 @@ export class Scheduler {
   readonly #random: (() => number) | null;
   readonly #lanes: Lane[] = [];
   /** Without a seed: the lanes of queued tasks, in order of arrival. */
-  #order: Lane[] = [];
+  readonly #order: Lane[] = [];
   readonly #timers = new Set<Timer>();
   readonly #hostTimers = new Set<() => void>();
   #time = 0;
@@ -164,16 +164,19 @@ export class Scheduler {
     );
   }
 
+  /** Also what is queued meanwhile, up to a batch: a turn of the host's loop costs as much as several requests. */
   #runInOrder(): void {
-    const batch = this.#order.splice(0, BATCH);
-    for (const [i, lane] of batch.entries()) {
-      try {
+    const order = this.#order;
+    let next = 0;
+    try {
+      while (next < order.length && next < BATCH) {
+        const lane = order[next] as Lane;
+        next += 1;
         // step() may have run it already.
         if (lane.waiting > 0) lane.run();
-      } catch (error) {
-        this.#order.unshift(...batch.slice(i + 1));
-        throw error;
       }
+    } finally {
+      order.splice(0, next);
     }
   }
 

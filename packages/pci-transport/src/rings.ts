@@ -8,7 +8,7 @@ export type Ring = SplitQueue | PackedQueue;
 /** What the transport knows of a ring; the rest follows from what was negotiated. */
 export type RingOptions = Omit<
   QueueOptions,
-  "indirect" | "eventIdx" | "inOrder" | "legacy" | "shared"
+  "indirect" | "reserve" | "eventIdx" | "inOrder" | "legacy" | "shared"
 >;
 
 /** Makes the ring that was negotiated. @throws VirtioFault INVALID, OUT_OF_MEMORY */
@@ -17,6 +17,7 @@ export function makeRing(features: FeatureSet<ReservedFeature>, options: RingOpt
   return new Format({
     ...options,
     indirect: features.has(ReservedFeature.INDIRECT_DESC),
+    reserve: options.size >>> 1,
     eventIdx: features.has(ReservedFeature.EVENT_IDX),
     inOrder: features.has(ReservedFeature.IN_ORDER),
     legacy: !features.has(ReservedFeature.VERSION_1),

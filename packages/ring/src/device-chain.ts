@@ -174,14 +174,14 @@ export class DeviceChain {
     return null;
   }
 
-  /** Copies readable bytes from position `at` on into `into`; returns how many there were. */
-  read(at: number, into: Uint8Array): number {
-    return this.#copy(0, this.#readableCount, at, into, false);
+  /** Copies readable bytes from position `at` on into `into`, from its byte `start` up to `end`; returns how many there were. */
+  read(at: number, into: Uint8Array, start: number = 0, end: number = into.length): number {
+    return this.#copy(0, this.#readableCount, at, into, start, end, false);
   }
 
-  /** Copies `from` to the writable bytes from position `at` on; returns how many there was room for. */
-  write(at: number, from: Uint8Array): number {
-    return this.#copy(this.#readableCount, this.#count, at, from, true);
+  /** Copies bytes `start` to `end` of `from` to the writable bytes from position `at` on; returns how many there was room for. */
+  write(at: number, from: Uint8Array, start: number = 0, end: number = from.length): number {
+    return this.#copy(this.#readableCount, this.#count, at, from, start, end, true);
   }
 
   /** Writes `length` bytes of `value` from writable position 0 on. */
@@ -220,11 +220,19 @@ export class DeviceChain {
   }
 
   /** Between `bytes` and segments, from position `at` on. A short one, such as a header, byte by byte: a view costs more. */
-  #copy(first: number, end: number, at: number, bytes: Uint8Array, toGuest: boolean): number {
+  #copy(
+    first: number,
+    last: number,
+    at: number,
+    bytes: Uint8Array,
+    start: number,
+    end: number,
+    toGuest: boolean,
+  ): number {
     const segments = this.#segments;
     let skip = at;
-    let done = 0;
-    for (let s = first << 2; s < end << 2 && done < bytes.length; s += Segment.SIZE) {
+    let next = start;
+    for (let s = first << 2; s < last << 2 && next < end; s += Segment.SIZE) {
       const whole = segments[s + Segment.LENGTH] as number;
       if (skip >= whole) {
         skip -= whole;
@@ -232,16 +240,16 @@ export class DeviceChain {
       }
       const guest = this.#region(s).bytes;
       const from = this.#offset(s) + skip;
-      const n = Math.min(whole - skip, bytes.length - done);
+      const n = Math.min(whole - skip, end - next);
       if (n > SHORT) {
-        if (toGuest) guest.set(bytes.subarray(done, done + n), from);
-        else bytes.set(guest.subarray(from, from + n), done);
-      } else if (toGuest) for (let i = 0; i < n; i++) guest[from + i] = bytes[done + i] as number;
-      else for (let i = 0; i < n; i++) bytes[done + i] = guest[from + i] as number;
-      done += n;
+        if (toGuest) guest.set(bytes.subarray(next, next + n), from);
+        else bytes.set(guest.subarray(from, from + n), next);
+      } else if (toGuest) for (let i = 0; i < n; i++) guest[from + i] = bytes[next + i] as number;
+      else for (let i = 0; i < n; i++) bytes[next + i] = guest[from + i] as number;
+      next += n;
       skip = 0;
     }
-    return done;
+    return next - start;
   }
 
   /** Region of the segment at word `s`. */

@@ -98,6 +98,8 @@ export class PackedQueue implements Virtqueue {
   readonly #eventIdx: boolean;
   readonly #inOrder: boolean;
   readonly #maxIndirect: number;
+  /** Descriptors that must stay free for a chain to go in the ring itself though it might go in a table. */
+  readonly #reserve: number;
   readonly #region: DmaRegion;
   /** Guest-physical address of the indirect tables. */
   readonly #tables: number;
@@ -163,6 +165,7 @@ export class PackedQueue implements Virtqueue {
     this.#inOrder = options.inOrder ?? false;
     // A list is never longer than the queue, even in a table (virtio 1.4 §2.8.17).
     this.#maxIndirect = indirect && maxSegments > 1 ? Math.min(maxSegments, size) : 0;
+    this.#reserve = options.reserve ?? size;
 
     const ringLength = size * DESCRIPTOR_SIZE;
     // Ring, events and tables are one piece: there is memory for all or for none.
@@ -246,7 +249,7 @@ export class PackedQueue implements Virtqueue {
     const free = this.#free;
     if (total < 1) return -Errno.EINVAL;
     if (free === 0) return -Errno.ENOSPC;
-    const direct = total < 2 || total > this.#maxIndirect;
+    const direct = total < 2 || total > this.#maxIndirect || free - total >= this.#reserve;
     if (direct && total > free) return -Errno.EMSGSIZE;
 
     const id = this.#freeId;

@@ -14,6 +14,11 @@ export interface QueueOptions {
   readonly tasks: TaskQueue;
   /** INDIRECT_DESC is negotiated: chains of 2 to `maxSegments` segments take one descriptor. */
   readonly indirect: boolean;
+  /**
+   * With `indirect`, a chain still goes in the ring itself, which costs less than a table, as long as this many descriptors stay
+   * free. Default `size`: always a table.
+   */
+  readonly reserve?: number;
   /** EVENT_IDX is negotiated. */
   readonly eventIdx: boolean;
   /** IN_ORDER is negotiated. Default false. */

@@ -99,6 +99,8 @@ export class SplitQueue implements Virtqueue {
   readonly #inOrder: boolean;
   readonly #legacy: boolean;
   readonly #maxIndirect: number;
+  /** Descriptors that must stay free for a chain to go in the ring itself though it might go in a table. */
+  readonly #reserve: number;
   readonly #region: DmaRegion;
   /** Guest-physical address of the indirect tables. */
   readonly #tables: number;
@@ -168,6 +170,7 @@ export class SplitQueue implements Virtqueue {
     this.#legacy = options.legacy ?? false;
     // A chain is never longer than the queue, even in a table (virtio 1.4 §2.7.5.3.1).
     this.#maxIndirect = indirect && maxSegments > 1 ? Math.min(maxSegments, size) : 0;
+    this.#reserve = options.reserve ?? size;
 
     const layout = splitLayout(size, align);
     // Ring and tables are one piece: there is memory for both or for none.
@@ -258,7 +261,7 @@ export class SplitQueue implements Virtqueue {
     const free = this.#free;
     if (total < 1) return -Errno.EINVAL;
     if (free === 0) return -Errno.ENOSPC;
-    const direct = total < 2 || total > this.#maxIndirect;
+    const direct = total > this.#maxIndirect || free - total >= this.#reserve;
     if (direct && total > free) return -Errno.EMSGSIZE;
 
     const record = this.#record;

@@ -74,6 +74,16 @@ describe.each(formats)("the driver's end of a %s queue", (format) => {
     expect(small.available).toBe(0x1_0000);
   });
 
+  it("puts chains in the ring itself as long as the reserve stays free, then in tables", () => {
+    const { queue } = made(format, { indirect: true, reserve: 4 });
+    const segments = new Uint32Array([BASE + 0x8000, 16, BASE + 0x9000, 16]);
+    const free = Array.from({ length: 6 }, (_, i) => {
+      expect(queue.enqueue(i, segments, 0, 1, 1)).toBe(0);
+      return queue.free;
+    });
+    expect(free).toEqual([6, 4, 3, 2, 1, 0]);
+  });
+
   it("gives its memory back", () => {
     const { memory, queue } = made(format, { indirect: true });
     expect(memory.available).toBeLessThanOrEqual((1 << 20) - queue.bytes);

@@ -79,6 +79,9 @@ const rangedCommands: ReadonlyMap<number, RangedCommand> = new Map([
 /** A status, or the backend's work: done means OK, a rejection IOERR. */
 export type Outcome = BlockStatus | Promise<void>;
 
+/** SECTOR_SIZE as a shift. */
+const SECTOR_SHIFT = 9;
+
 /** Bytes of zeroes that are written at a time to a backend that has no zeroes of its own. */
 const ZEROES = 1 << 20;
 
@@ -92,6 +95,7 @@ export class BlockCommands {
   readonly #blockSize: number;
   /** With SIZE_MAX offered; else there is no bound. */
   readonly #sizeMax: number;
+  readonly #bounded: boolean;
   /** The header of the request that is executed: bytes, and the same as words. */
   readonly #header = new Uint8Array(BLOCK_HEADER_SIZE);
   readonly #words: Uint32Array;
@@ -109,6 +113,7 @@ export class BlockCommands {
     this.#configuration = configuration;
     this.#blockSize = blockSize;
     this.#sizeMax = configuration.field("sizeMax") || Number.POSITIVE_INFINITY;
+    this.#bounded = this.#sizeMax < Number.POSITIVE_INFINITY;
     this.#words = new Uint32Array(this.#header.buffer);
     new TextEncoder().encodeInto(serial, this.#id);
     const { preEolInfo = 1, estTypA = 1, estTypB = 1 } = lifetime ?? {};
@@ -117,9 +122,8 @@ export class BlockCommands {
       answer.setUint16(i * 2, value, true);
   }
 
-  /** Whether everything before this request is to be over before it starts, and it before everything after (§5.2.6.3). */
-  isBarrier(host: ModelHost, chain: DeviceChain): boolean {
-    if (!hasBit(host.features, BlockFeature.BARRIER)) return false;
+  /** With BARRIER: whether everything before this request is to be over before it starts, and it before everything after (§5.2.6.3). */
+  isBarrier(chain: DeviceChain): boolean {
     if (chain.read(0, this.#header) < BLOCK_HEADER_SIZE) return false;
     return ((this.#words[Header.TYPE] as number) & BLOCK_BARRIER) !== 0;
   }
@@ -152,18 +156,13 @@ export class BlockCommands {
     if (ranged !== undefined) return this.#executeRanged(host, type, ranged, ranges, dataOut);
 
     switch (type) {
-      case BlockRequestType.IN: {
-        const into = chain.writablePieces(0, dataIn);
-        if (!this.#fits(sector, dataIn) || this.#oversize(into)) return BlockStatus.IOERR;
-        return backend.read(sector * SECTOR_SIZE, into) ?? BlockStatus.OK;
-      }
-      case BlockRequestType.OUT: {
-        const from = chain.readablePieces(BLOCK_HEADER_SIZE, dataOut);
+      case BlockRequestType.IN:
+        if (!this.#fits(sector, dataIn)) return BlockStatus.IOERR;
+        return this.#read(chain, sector * SECTOR_SIZE, dataIn);
+      case BlockRequestType.OUT:
         // A read-only device writes nothing (§5.2.6.2).
-        if (backend.readOnly || !this.#fits(sector, dataOut) || this.#oversize(from))
-          return BlockStatus.IOERR;
-        return this.#written(backend.write(sector * SECTOR_SIZE, from)) ?? BlockStatus.OK;
-      }
+        if (backend.readOnly || !this.#fits(sector, dataOut)) return BlockStatus.IOERR;
+        return this.#write(chain, sector * SECTOR_SIZE, dataOut);
       case FLUSH_OUT:
         if (this.#configuration.modern) return BlockStatus.UNSUPP;
         return backend.flush() ?? BlockStatus.OK;
@@ -180,6 +179,28 @@ export class BlockCommands {
       default:
         return BlockStatus.UNSUPP;
     }
+  }
+
+  #read(chain: DeviceChain, position: number, length: number): Outcome {
+    const { content } = this.#backend;
+    if (content !== undefined && !this.#bounded) {
+      chain.write(0, content, position, position + length);
+      return BlockStatus.OK;
+    }
+    const into = chain.writablePieces(0, length);
+    if (this.#oversize(into)) return BlockStatus.IOERR;
+    return this.#backend.read(position, into) ?? BlockStatus.OK;
+  }
+
+  #write(chain: DeviceChain, position: number, length: number): Outcome {
+    const { content } = this.#backend;
+    if (content !== undefined && !this.#bounded) {
+      chain.read(BLOCK_HEADER_SIZE, content, position, position + length);
+      return this.#written(undefined) ?? BlockStatus.OK;
+    }
+    const from = chain.readablePieces(BLOCK_HEADER_SIZE, length);
+    if (this.#oversize(from)) return BlockStatus.IOERR;
+    return this.#written(this.#backend.write(position, from)) ?? BlockStatus.OK;
   }
 
   /** The ranges of a request, a private copy: what is checked is what is done. No more than the device takes. */
@@ -233,11 +254,11 @@ export class BlockCommands {
     return done === undefined ? this.#backend.flush() : done.then(() => this.#backend.flush());
   }
 
-  /** Whole blocks, as QEMU has it, that lie on the disk. */
+  /** Whole blocks, as QEMU has it, that lie on the disk. A block is a power of two: the low 32 bits tell. */
   #fits(sector: number, length: number): boolean {
-    const block = this.#blockSize;
-    const whole = length % block === 0 && (sector * SECTOR_SIZE) % block === 0;
-    return whole && sector + length / SECTOR_SIZE <= this.#backend.size / SECTOR_SIZE;
+    const odd = this.#blockSize - 1;
+    if ((length & odd) !== 0 || (sector & (odd >>> SECTOR_SHIFT)) !== 0) return false;
+    return sector * SECTOR_SIZE + length <= this.#backend.size;
   }
 
   #oversize(pieces: readonly Uint8Array[]): boolean {

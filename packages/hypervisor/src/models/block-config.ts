@@ -86,8 +86,6 @@ export interface BlockConfigurationOptions {
   /** By the specification's names, what to offer and what to hold back. */
   readonly features: Readonly<Record<string, boolean>>;
   readonly characteristics: BlockCharacteristics;
-  /** Words of the bits the driver accepted so far. */
-  readonly accepted: () => readonly number[];
 }
 
 /** The device's configuration space, and the cache mode that it shows. */
@@ -96,7 +94,9 @@ export class BlockConfiguration implements RegisterSpace {
   readonly offered: readonly BlockFeature[];
   readonly #bytes = new DataView(new ArrayBuffer(BLOCK_CONFIG_SIZE));
   readonly #backend: BlockBackend;
-  readonly #accepted: () => readonly number[];
+  #accepted: ArrayLike<number> = [];
+  readonly #offersFlush: boolean;
+  readonly #offersWce: boolean;
   /** What the driver wrote to `writeback`; null: nothing. */
   #writeback: number | null = null;
 
@@ -112,8 +112,9 @@ export class BlockConfiguration implements RegisterSpace {
         `a disk of ${backend.size} bytes is not made of blocks of ${blockSize}`,
       );
     this.#backend = backend;
-    this.#accepted = options.accepted;
     this.offered = offer(options);
+    this.#offersFlush = this.offered.includes(BlockFeature.FLUSH);
+    this.#offersWce = this.offered.includes(BlockFeature.CONFIG_WCE);
     const { discard = {}, writeZeroes = {}, secureErase = {} } = characteristics;
     const sectors = blockSize / SECTOR_SIZE;
     this.#set({
@@ -136,6 +137,11 @@ export class BlockConfiguration implements RegisterSpace {
       secureEraseSectorAlignment: secureErase.alignment ?? sectors,
     });
     this.resized();
+  }
+
+  /** @param accepted - words of the bits the driver accepted, in which they change */
+  connect(accepted: ArrayLike<number>): void {
+    this.#accepted = accepted;
   }
 
   /** Fields as the driver reads them; those of a feature that is not offered stay 0. */
@@ -167,8 +173,7 @@ export class BlockConfiguration implements RegisterSpace {
 
   read(offset: number, width: 1 | 2 | 4): number {
     const bytes = this.#bytes;
-    if (this.offered.includes(BlockFeature.CONFIG_WCE))
-      bytes.setUint8(BlockConfig.writeback[0], this.#cacheMode());
+    if (this.#offersWce) bytes.setUint8(BlockConfig.writeback[0], this.#cacheMode());
     return width === 1
       ? bytes.getUint8(offset)
       : width === 2
@@ -184,27 +189,25 @@ export class BlockConfiguration implements RegisterSpace {
 
   /** Whether the driver may write `writeback`: a legacy driver also before it says what it accepts (§5.2.5.3). */
   get writebackWritable(): boolean {
-    return this.modern
-      ? hasBit(this.#accepted(), BlockFeature.CONFIG_WCE)
-      : this.offered.includes(BlockFeature.CONFIG_WCE);
+    return this.modern ? hasBit(this.#accepted, BlockFeature.CONFIG_WCE) : this.#offersWce;
   }
 
   /** The driver accepted VERSION_1. */
   get modern(): boolean {
-    return hasBit(this.#accepted(), ReservedFeature.VERSION_1);
+    return hasBit(this.#accepted, ReservedFeature.VERSION_1);
   }
 
   /** Whether a write must be stable when it is over (§5.2.6.2). */
   get writethrough(): boolean {
-    const accepted = this.#accepted();
+    const accepted = this.#accepted;
     if (hasBit(accepted, BlockFeature.CONFIG_WCE)) return this.#cacheMode() === 0;
-    return this.offered.includes(BlockFeature.FLUSH) && !hasBit(accepted, BlockFeature.FLUSH);
+    return this.#offersFlush && !hasBit(accepted, BlockFeature.FLUSH);
   }
 
   /** 0 writethrough, 1 writeback. A legacy driver's choice of features does not change it (§5.2.5.2, §5.2.5.3). */
   #cacheMode(): number {
     if (this.#writeback !== null) return this.#writeback;
-    const accepted = this.#accepted();
+    const accepted = this.#accepted;
     const cannotFlush =
       hasBit(accepted, BlockFeature.CONFIG_WCE) && !hasBit(accepted, BlockFeature.FLUSH);
     return this.modern && cannotFlush ? 0 : 1;

@@ -1,6 +1,6 @@
 // The block device (virtio 1.4 §5.2), written from the device clauses: its queues, and what is in the backend's hands.
 import { DeviceType, featureSet, ReservedFeature } from "@virtio/core";
-import { type BlockFeature, BlockStatus, SECTOR_SIZE } from "@virtio/core/block";
+import { BlockFeature, BlockStatus, SECTOR_SIZE } from "@virtio/core/block";
 import type { DeviceChain, DeviceQueue } from "@virtio/ring";
 import type { BlockBackend } from "../block-backend.js";
 import type { DeviceModel, ModelHost } from "../device-model.js";
@@ -90,10 +90,7 @@ export class BlockModel implements DeviceModel {
     this.#backlogs = Array.from({ length: queues }, freshBacklog);
     this.#backend = backend;
     this.#lies = lies;
-    const configuration = new BlockConfiguration({
-      ...options,
-      accepted: () => this.#host?.features ?? [],
-    });
+    const configuration = new BlockConfiguration(options);
     this.#configuration = configuration;
     this.#commands = new BlockCommands(name, backend, configuration, serial, characteristics);
     this.features = featureSet<BlockFeature>()
@@ -125,6 +122,7 @@ export class BlockModel implements DeviceModel {
 
   connect(host: ModelHost): void {
     this.#host = host;
+    this.#configuration.connect(host.features);
     const sectors = this.#sectors;
     if (host.rules !== null)
       this.#capacityRules = new CapacityRules(host.rules, this.name, this.queues, sectors);
@@ -147,12 +145,13 @@ export class BlockModel implements DeviceModel {
     const queue = host?.queue(index) ?? null;
     const backlog = this.#backlogs[index];
     if (host === null || queue === null || backlog === undefined) return;
+    const barriers = hasBit(host.features, BlockFeature.BARRIER);
     for (let n = 0; n < BATCH && !backlog.closed; n++) {
       const chain = queue.take();
       if (chain !== null) {
         host.taken(queue, chain);
         this.#capacityRules?.taken();
-        if (this.#commands.isBarrier(host, chain)) {
+        if (barriers && this.#commands.isBarrier(chain)) {
           backlog.closed = true;
           if (backlog.busy > 0) backlog.barrier = chain;
           else this.#start(host, queue, backlog, chain);

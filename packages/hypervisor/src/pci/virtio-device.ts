@@ -86,8 +86,8 @@ export class VirtioDevice {
   /** What the legacy interface offers: bits 0 to 31 only. */
   readonly legacyOffered: number;
   readonly interrupts: FunctionInterrupts;
-  /** Words of what the driver accepted. */
-  accepted: number[] = [0, 0, 0, 0];
+  /** Words of what the driver accepted; always the same array. */
+  readonly accepted: Uint32Array = new Uint32Array(FEATURE_WORDS);
   status = 0;
   generation = 0;
   configVector: number = NO_VECTOR;
@@ -158,7 +158,8 @@ export class VirtioDevice {
 
   /** What the driver accepts on the legacy interface: bits from 32 on are not acknowledged (§4.1.4.10). */
   acceptLegacy(value: number): void {
-    this.accepted = [(value & this.legacyOffered) >>> 0, 0, 0, 0];
+    this.accepted.fill(0);
+    this.accepted[0] = value & this.legacyOffered;
   }
 
   /** Whether this device can run with what the driver accepted (§2.2.2). */
@@ -228,7 +229,7 @@ export class VirtioDevice {
   /** As after a reset. */
   #fresh(): void {
     this.status = 0;
-    this.accepted = [0, 0, 0, 0];
+    this.accepted.fill(0);
     this.configVector = NO_VECTOR;
     this.legacy = this.kind === "legacy";
     this.#broken = false;
@@ -418,14 +419,11 @@ export class VirtioDevice {
   // ── for the model ───────────────────────────────────────────────────────────
 
   #host(outside: ModelHost["outside"]): ModelHost {
-    const self = this;
     return {
       tasks: this.#tasks,
       outside,
       rules: this.#book,
-      get features() {
-        return self.accepted;
-      },
+      features: this.accepted,
       queue: (index) => this.#running(index),
       taken: (queue, chain) => this.queues[queue.index]?.rules?.taken(queue, chain),
       used: (index) => {

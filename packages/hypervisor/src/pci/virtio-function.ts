@@ -198,9 +198,7 @@ function observed(
     queueSize: device.queueSize,
     configLength: model.config.length,
     configGate: (offset) => model.configGate(offset),
-    get accepted() {
-      return device.accepted;
-    },
+    accepted: device.accepted,
     get status() {
       return device.status;
     },

@@ -10,7 +10,7 @@ export interface Negotiation {
   readonly type: DeviceType;
   /** Words of all bits the interface offers. */
   readonly offered: readonly number[];
-  readonly accepted: readonly number[];
+  readonly accepted: ArrayLike<number>;
   readonly prerequisites: readonly (readonly [bit: number, needs: number])[];
   /** Through the legacy interface. */
   readonly legacy: boolean;
@@ -48,7 +48,7 @@ export function checkFeatures(book: RuleBook, negotiation: Negotiation): void {
   const check = (clause: string, kept: boolean, what: () => string): void =>
     book.check(clause, kept, device, what);
   const hex = (value: number): string => `0x${(value >>> 0).toString(16)}`;
-  const extra = accepted.findIndex((word, i) => (word & ~(offered[i] ?? 0)) !== 0);
+  const extra = Array.from(accepted).findIndex((word, i) => (word & ~(offered[i] ?? 0)) !== 0);
   check(
     "FEAT-1",
     extra < 0,

@@ -14,7 +14,7 @@ export interface ObservedFunction {
   /** Words of all bits the modern interface offers. */
   readonly offered: readonly number[];
   /** Words of the bits the driver accepted so far. */
-  readonly accepted: readonly number[];
+  readonly accepted: ArrayLike<number>;
   readonly status: number;
   readonly prerequisites: readonly (readonly [bit: number, needs: number])[];
   configGate(offset: number): number | undefined;
