@@ -5,6 +5,7 @@ export default defineConfig(
   library({
     index: "src/index.ts",
     "words/block": "src/words/block.ts",
+    "words/net": "src/words/net.ts",
     "words/ring": "src/words/ring.ts",
     "words/pci": "src/words/pci.ts",
   }),

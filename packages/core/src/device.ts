@@ -54,8 +54,11 @@ export interface VirtioDevice {
   allocateQueues(specs: readonly QueueSpec[]): Promise<readonly Virtqueue[]>;
   /** Chooses the best interrupt kind that device and machine share. @throws NOT_FOUND */
   setupInterrupts(): Promise<InterruptKind>;
-  /** After reset: same features, same queues, DRIVER_OK again. (reinit, reinit_complete) */
-  reinit(): Promise<void>;
+  /**
+   * Reset, same queues, DRIVER_OK again. (reinit, reinit_complete)
+   * @param features - other features of the device's type than before, all of them once accepted by negotiate(). Default: the same.
+   */
+  reinit<F extends number>(features?: FeatureSet<F>): Promise<void>;
   /** Until the device says it is done; bounded. @throws TIMED_OUT */
   reset(): Promise<void>;
   /** RING_RESET. @throws UNSUPPORTED */

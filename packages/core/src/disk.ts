@@ -1,5 +1,6 @@
 // What block and SCSI drivers offer (FreeBSD's disk(9)).
 import type { Attached } from "./attached.js";
+import type { ZonedDisk } from "./zones.js";
 
 /** Options of a transfer. */
 export interface TransferOptions {
@@ -10,6 +11,12 @@ export interface TransferOptions {
    * Default false.
    */
   readonly ordered?: boolean;
+}
+
+/** Options of a write of zeroes. */
+export interface WriteZeroesOptions extends TransferOptions {
+  /** The device may give their space back, where it says that it can. Default false. */
+  readonly unmap?: boolean;
 }
 
 /** What a disk has done since it attached (devstat(9)). */
@@ -30,12 +37,17 @@ export interface DiskStatistics {
   readonly busy: number;
   /** Milliseconds during which at least one request was under way. */
   readonly busyTime: number;
+  /** By command: milliseconds that requests took, all added up; of those under way, so far. */
+  readonly readTime: number;
+  readonly writeTime: number;
+  readonly flushTime: number;
+  readonly deleteTime: number;
 }
 
 /**
  * vtbd, da: one contract, one contract suite. Positions and lengths are in bytes, multiples of sectorSize (else INVALID), and end
- * within mediaSize (else INVALID). Rejections are VirtioFaults: IO, READ_ONLY, UNSUPPORTED, CLOSED, DEVICE_MISBEHAVED, TIMED_OUT; an
- * aborted call rejects with the signal's reason.
+ * within mediaSize (else INVALID). Rejections are VirtioFaults: IO, READ_ONLY, UNSUPPORTED, CLOSED, DEVICE_MISBEHAVED, TIMED_OUT, and of
+ * a disk with zones BUSY (see ZonedDisk); an aborted call rejects with the signal's reason.
  */
 export interface Disk extends Attached {
   readonly kind: "disk";
@@ -63,6 +75,8 @@ export interface Disk extends Attached {
     readonly writeZeroes: boolean;
     readonly secureErase: boolean;
   };
+  /** Its zones; null: it has none. */
+  readonly zones: ZonedDisk | null;
   readonly statistics: DiskStatistics;
   /** Calls `listener` as a task after the media size changed; call what it returns to stop. */
   onResize(listener: (mediaSize: number) => void): () => void;
@@ -77,7 +91,7 @@ export interface Disk extends Attached {
   /** Their content is no longer needed (BIO_DELETE). @throws UNSUPPORTED, READ_ONLY */
   discard(position: number, length: number, options?: TransferOptions): Promise<void>;
   /** They read as zeroes afterwards. @throws UNSUPPORTED, READ_ONLY */
-  writeZeroes(position: number, length: number, options?: TransferOptions): Promise<void>;
+  writeZeroes(position: number, length: number, options?: WriteZeroesOptions): Promise<void>;
   /** Their content cannot be got back by any means. @throws UNSUPPORTED, READ_ONLY */
   secureErase(position: number, length: number, options?: TransferOptions): Promise<void>;
 }

@@ -4,7 +4,8 @@ import type { VirtioDevice } from "./device.js";
 import type { Disk } from "./disk.js";
 import type { FeatureName } from "./features.js";
 import type { Machine } from "./machine.js";
-import type { NetworkInterface, Port } from "./streams.js";
+import type { NetworkInterface } from "./network.js";
+import type { Port } from "./streams.js";
 import type { SysctlNode } from "./sysctl.js";
 import type { TunableSpec, Tunables } from "./tunables.js";
 

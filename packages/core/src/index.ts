@@ -7,10 +7,13 @@ export {
   type CommonSpec,
   DEFAULT_BLK_SIZE,
   type DeviceSpec,
+  type NetBackendName,
+  type NetOptions,
+  type NetSpec,
   parseDeviceSpec,
   parseSize,
 } from "./device-spec.js";
-export type { Disk, DiskStatistics, TransferOptions } from "./disk.js";
+export type { Disk, DiskStatistics, TransferOptions, WriteZeroesOptions } from "./disk.js";
 export type {
   AttachContext,
   BusDriver,
@@ -48,6 +51,14 @@ export {
   type GuestMemoryRegion,
   GuestRegions,
 } from "./memory.js";
+export {
+  type CapturedFrame,
+  type Coalescing,
+  type Frame,
+  InterfaceCapability,
+  type InterfaceStatistics,
+  type NetworkInterface,
+} from "./network.js";
 export type {
   AddressRange,
   IoRegion,
@@ -56,7 +67,7 @@ export type {
   PciFunction,
   PciInterrupts,
 } from "./pci.js";
-export type { Endpoint, NetworkInterface, Port } from "./streams.js";
+export type { Endpoint, Port } from "./streams.js";
 export { type SysctlLeaf, type SysctlNode, SysctlTree } from "./sysctl.js";
 export type { Callout, TaskQueue } from "./tasks.js";
 export {
@@ -73,3 +84,4 @@ export {
   ReservedFeature,
   reservedFeatureNames,
 } from "./words/device.js";
+export type { Zone, ZoneCondition, ZonedDisk, ZoneModel, ZoneType } from "./zones.js";

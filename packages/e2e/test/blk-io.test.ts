@@ -15,6 +15,8 @@ const SIZE = 16 << 20;
 const SECTOR = 512;
 const SECTORS = SIZE / SECTOR;
 const LARGEST = 4 << 20;
+/** Sectors of 16 KiB: the driver's largest segment. */
+const PAGE = 32;
 const IN_FLIGHT = 24;
 const REQUESTS = 160;
 const seed = Number(process.env["VIRTIO_TEST_SEED"] ?? Date.now() >>> 0);
@@ -36,16 +38,36 @@ const file = folder();
 async function exercise(disk: Disk, machine: Machine): Promise<Uint8Array> {
   const content = new Uint8Array(SIZE);
   const busy = new Uint8Array(SECTORS);
+  /** Sectors of the largest request that the device is given: what is longer goes in parts. */
+  const most = disk.maxTransfer / SECTOR;
   let state = seed;
   const random = (limit: number): number => {
     state = (Math.imul(state, 1_664_525) + 1_013_904_223) >>> 0;
     return Math.floor((state / 2 ** 32) * limit);
   };
-  /** A range nobody uses: of any size, in most cases small. */
+  const check = (bytes: Uint8Array, position: number): void => {
+    const expected = content.subarray(position, position + bytes.length);
+    if (Buffer.compare(bytes, expected) !== 0)
+      throw new Error(
+        `${bytes.length} bytes at ${position} are not what was written (seed ${seed})`,
+      );
+  };
+  // Each size and place at which the number of parts, or of segments, changes.
+  for (const count of [1, PAGE - 1, PAGE, PAGE + 1, most - 1, most, most + 1, LARGEST / SECTOR])
+    for (const first of [most, most + 1]) {
+      const bytes = pattern(count * SECTOR, 1 + random(1 << 30));
+      content.set(bytes, first * SECTOR);
+      await disk.write(first * SECTOR, bytes);
+      await disk.read(first * SECTOR, bytes.fill(0));
+      check(bytes, first * SECTOR);
+    }
+  /** A range nobody uses: of any size, in most cases small, and here and there aligned to what the device is given. */
   const claim = (): readonly [first: number, count: number] => {
     for (;;) {
-      const count = 1 + random(2 ** random(Math.log2(LARGEST / SECTOR) + 1));
-      const first = random(SECTORS - count + 1);
+      const unit = [1, 1, PAGE, most][random(4)] ?? 1;
+      const drawn = 1 + random(2 ** random(Math.log2(LARGEST / SECTOR) + 1));
+      const count = Math.min(Math.ceil(drawn / unit) * unit, LARGEST / SECTOR);
+      const first = Math.floor(random(SECTORS - count + 1) / unit) * unit;
       if (busy.subarray(first, first + count).includes(1)) continue;
       busy.fill(1, first, first + count);
       return [first, count];
@@ -59,19 +81,18 @@ async function exercise(disk: Disk, machine: Machine): Promise<Uint8Array> {
       const [first, count] = claim();
       const position = first * SECTOR;
       const length = count * SECTOR;
-      // Now and then in guest memory, where the device works in place.
-      const own = !inPlace && length <= region.length && random(4) === 0;
+      // Now and then in guest memory, at any address, where the device works in place.
+      const at = random(512);
+      const own = !inPlace && at + length <= region.length && random(4) === 0;
       if (own) inPlace = true;
-      const bytes = own ? region.bytes.subarray(0, length) : new Uint8Array(length);
-      const expected = content.subarray(position, position + length);
+      const bytes = own ? region.bytes.subarray(at, at + length) : new Uint8Array(length);
       if (random(2) === 0) {
         bytes.set(pattern(length, 1 + random(1 << 30)));
-        expected.set(bytes);
+        content.set(bytes, position);
         await disk.write(position, bytes);
       } else {
         await disk.read(position, bytes);
-        if (Buffer.compare(bytes, expected) !== 0)
-          throw new Error(`${length} bytes at ${position} are not what was written (seed ${seed})`);
+        check(bytes, position);
       }
       if (own) inPlace = false;
       if (random(16) === 0) await disk.flush();

@@ -11,6 +11,8 @@ export interface BlockBackend {
   readonly readOnly: boolean;
   /** Whether writing zeroes may give space back. Default false. */
   readonly mayUnmap?: boolean;
+  /** Whether its promises wait for the world outside the machine: then virtual time stands still meanwhile. Default true. */
+  readonly outside?: boolean;
   /** The content, where it is in memory and a plain copy is all there is to a transfer: then `read` and `write` are not called. */
   readonly content?: Uint8Array;
   /** Called after `size` changed; the device that the backend belongs to sets it. */
@@ -37,6 +39,7 @@ export function mediaSize(size: number): number {
 
 /** A disk in memory. */
 export class MemoryBackend implements BlockBackend {
+  readonly outside = false;
   readonly readOnly: boolean;
   readonly mayUnmap: boolean;
   onResize: (() => void) | null = null;

@@ -40,6 +40,10 @@ export interface DeviceModel {
   readonly config: RegisterSpace;
   /** Feature bit that gates a configuration offset; undefined: always there. */
   configGate(offset: number): number | undefined;
+  /** Whether the device can run with what the driver accepted, besides what `prerequisites` says. Absent: it can. */
+  accepts?(): boolean;
+  /** The driver writes status on the modern interface: for the rule book. Before it takes effect. */
+  statusWrite?(value: number, status: number): void;
   /** Once, by the function that carries it. */
   connect(host: ModelHost): void;
   /** The driver rang this queue's doorbell, or the device just started; called in the model's lane. */

@@ -50,6 +50,11 @@ export class FaultBackend implements BlockBackend {
     return this.#backend.size;
   }
 
+  /** As the wrapped one: a fate may wait for a callout of the machine. */
+  get outside(): boolean {
+    return this.#backend.outside ?? true;
+  }
+
   get readOnly(): boolean {
     return this.#backend.readOnly;
   }

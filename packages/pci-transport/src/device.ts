@@ -173,12 +173,14 @@ export class PciDevice implements VirtioDevice {
     this.#needsReset = false;
   }
 
-  async reinit(): Promise<void> {
+  async reinit<F extends number>(wanted?: FeatureSet<F>): Promise<void> {
     await this.reset();
     await this.#seen();
-    const features = await this.#choose(this.#negotiated);
-    if (features.some((word, i) => word !== this.#negotiated[i]))
+    const expected = wanted?.words() ?? this.#negotiated;
+    const features = await this.#choose(expected);
+    if (features.some((word, i) => word !== (expected[i] ?? 0)))
       throw this.#misbehaved("other features are offered after a reset", "§2.2.2");
+    this.#negotiated = features;
     await this.finalizeFeatures();
     const rings = this.#rings();
     const offered = await this.#registers.offeredQueues(rings.length, this.#negotiated);

@@ -1,3 +1,3 @@
 export { type Bio, BioCommand } from "./bio.js";
-export type { DiskEvents, DiskProvider, RangeLimits } from "./provider.js";
+export type { DiskEvents, DiskProvider, RangeLimits, ZoneProvider } from "./provider.js";
 export { StrategyDisk } from "./strategy-disk.js";

@@ -1,5 +1,5 @@
 // What a driver gives to make a disk of (FreeBSD's struct disk).
-import type { Disk, VirtioFault } from "@virtio/core";
+import type { Disk, VirtioFault, Zone, ZonedDisk } from "@virtio/core";
 import type { Bio } from "./bio.js";
 
 /** What a disk takes of one range command. Bytes. */
@@ -8,6 +8,21 @@ export interface RangeLimits {
   readonly max: number;
   /** Parts of a range that is split best end at multiples of it; 0 or a sector: anywhere. */
   readonly align: number;
+}
+
+/** The zones of a disk: what it is like, and how its reports read. Bytes. */
+export interface ZoneProvider
+  extends Pick<
+    ZonedDisk,
+    "model" | "zoneSize" | "maxOpen" | "maxActive" | "maxAppend" | "writeGranularity"
+  > {
+  /** Bytes of a report of `count` zones. */
+  reportSize(count: number): number;
+  /**
+   * The zones of a report that begins with zone `first`: at least one, at most `count`.
+   * @throws VirtioFault DEVICE_MISBEHAVED: it is no report of these zones
+   */
+  readReport(bytes: Uint8Array, first: number, count: number): readonly Zone[];
 }
 
 /** What a provider tells the disk that stands over it. Never from inside `strategy`, but for `done`. */
@@ -37,6 +52,8 @@ export interface DiskProvider {
   readonly discard: RangeLimits | null;
   readonly writeZeroes: RangeLimits | null;
   readonly secureErase: RangeLimits | null;
+  /** Null: the disk has no zones. */
+  readonly zones: ZoneProvider | null;
   /** The device keeps ordered bios in order; else they are kept apart from all others. */
   readonly barrier: boolean;
   readonly closed: Disk["closed"];
@@ -51,10 +68,10 @@ export interface DiskProvider {
   /** Whether the device reads and writes these bytes where they are. */
   inPlace(data: Uint8Array): boolean;
   /**
-   * Waits for one bio to be done without interrupts, and tells of it; false after `timeoutMs`, or when nothing can come. Absent: the
+   * Lets the device run without interrupts and takes one bio that is done; false when there is none yet. Never waits. Absent: the
    * disk takes no dump.
    */
-  poll?(timeoutMs: number): boolean;
+  poll?(): boolean;
   started?(): Promise<void>;
   detach(): Promise<void>;
   suspend(): Promise<void>;

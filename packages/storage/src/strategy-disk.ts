@@ -1,8 +1,15 @@
 // The Disk contract over a strategy (FreeBSD's disk(9)): checks, splitting, order, waiting for room, abort, statistics.
-import { type Disk, type DiskStatistics, type TransferOptions, VirtioFault } from "@virtio/core";
+import {
+  type Disk,
+  type DiskStatistics,
+  type TransferOptions,
+  VirtioFault,
+  type WriteZeroesOptions,
+} from "@virtio/core";
 import { type Bio, BioCommand } from "./bio.js";
 import type { DiskProvider, RangeLimits } from "./provider.js";
 import { Counters } from "./statistics.js";
+import { StrategyZones } from "./strategy-zones.js";
 
 /** What each signal ends: thousands of transfers may share one, and hang on it by one listener. */
 const aborts = new WeakMap<AbortSignal, Set<() => void>>();
@@ -18,10 +25,13 @@ function onAbort(signal: AbortSignal): Set<() => void> {
   return all;
 }
 
-/** How long a dump waits for one request. */
-const DUMP_MS = 30_000;
+/**
+ * Polls in a row that bring nothing, after which a dump fails. A device of this thread gets a turn in each, and needs a few for a
+ * request; one that needs the event loop never answers. Not by the clock: a machine's may stand still meanwhile.
+ */
+const POLLS_MAX = 10_000;
 
-/** Until a transfer has all its bios. */
+/** Before a transfer has all its bios, and once it was given up. */
 const nobody = (): void => {};
 
 type RangeCommand = BioCommand.DISCARD | BioCommand.WRITE_ZEROES | BioCommand.SECURE_ERASE;
@@ -38,6 +48,7 @@ const rangeNames: Readonly<Record<RangeCommand, string>> = {
  */
 export class StrategyDisk implements Disk {
   readonly kind = "disk";
+  readonly zones: StrategyZones | null;
   /** Called when there may be room for a bio that `strategy` did not take. */
   onRoom: (() => void) | null = null;
   readonly #provider: DiskProvider;
@@ -55,6 +66,13 @@ export class StrategyDisk implements Disk {
   constructor(provider: DiskProvider) {
     this.#provider = provider;
     this.#counters = new Counters(() => provider.now());
+    this.zones =
+      provider.zones === null
+        ? null
+        : new StrategyZones(provider, provider.zones, {
+            send: (bios, signal) => this.#send(bios, signal),
+            give: (bio) => this.#give(bio),
+          });
     provider.connect({
       done: (bio, fault) => this.#done(bio, fault),
       room: () => this.#room(),
@@ -167,7 +185,7 @@ export class StrategyDisk implements Disk {
   async writeZeroes(
     position: number,
     length: number,
-    options: TransferOptions = {},
+    options: WriteZeroesOptions = {},
   ): Promise<void> {
     await this.#range(BioCommand.WRITE_ZEROES, position, length, options);
   }
@@ -188,14 +206,15 @@ export class StrategyDisk implements Disk {
     { ordered = false, signal }: TransferOptions,
   ): Promise<void> {
     const bios: Bio[] = [];
-    const { maxTransfer } = this.#provider;
     let start = position;
     // All of them are looked at before the first is given.
     for (const piece of pieces) {
       const fault = this.#refusal(command, start, piece.length);
       if (fault !== null) throw fault;
-      for (let at = 0; at < piece.length; at += maxTransfer) {
-        const length = Math.min(maxTransfer, piece.length - at);
+      for (let at = 0, length = 0; at < piece.length; at += length) {
+        length = this.#fitting(start + at, piece.length - at);
+        const misfit = this.#zoneRefusal(command, start + at, length);
+        if (misfit !== null) throw misfit;
         const data = length === piece.length ? piece : piece.subarray(at, at + length);
         bios.push(this.#bio(command, start + at, length, data, ordered));
       }
@@ -208,9 +227,10 @@ export class StrategyDisk implements Disk {
     command: RangeCommand,
     position: number,
     length: number,
-    { ordered = false, signal }: TransferOptions,
+    { ordered = false, unmap = false, signal }: WriteZeroesOptions,
   ): Promise<void> {
-    const fault = this.#refusal(command, position, length);
+    const fault =
+      this.#refusal(command, position, length) ?? this.#zoneRefusal(command, position, length);
     if (fault !== null) throw fault;
     const { max, align } = this.#limits(command) as RangeLimits;
     const bios: Bio[] = [];
@@ -219,10 +239,18 @@ export class StrategyDisk implements Disk {
       let next = Math.min(end, at + max);
       const aligned = align > 0 ? Math.floor(next / align) * align : next;
       if (next < end && aligned > at) next = aligned;
-      bios.push(this.#bio(command, at, next - at, null, ordered));
+      const bio = this.#bio(command, at, next - at, null, ordered);
+      if (unmap) bio.unmap = true;
+      bios.push(bio);
       at = next;
     }
     return this.#send(bios, signal);
+  }
+
+  /** Bytes of one bio: no more than the device takes, and up to the end of a zone. */
+  #fitting(position: number, length: number): number {
+    const most = Math.min(this.#provider.maxTransfer, length);
+    return this.zones === null ? most : Math.min(most, this.zones.map.zoneEnd(position) - position);
   }
 
   #bio(
@@ -260,23 +288,31 @@ export class StrategyDisk implements Disk {
         left -= 1;
         if (left === 0) settle();
       };
+      /** What is not over; kept only where there is a signal. */
+      const held = new Set(signal === undefined ? [] : bios);
       const abort = (): void => {
-        const inPlace = bios.some(({ data }) => data !== null && this.#provider.inPlace(data));
-        const own = new Set(bios);
-        const waiting = this.#waiting.length;
-        this.#waiting = this.#waiting.filter((bio) => !own.has(bio));
-        left -= waiting - this.#waiting.length;
-        // What the device holds of a bounced transfer ends unseen; what it holds of the caller's own memory is waited for.
-        for (const bio of bios)
-          if (bio.data !== null && !this.#provider.inPlace(bio.data)) bio.data = null;
-        if (!inPlace || left === 0) {
-          left = Number.POSITIVE_INFINITY;
-          settle();
+        this.#waiting = this.#waiting.filter((bio) => !held.delete(bio));
+        // What the device holds of the caller's own memory is waited for; all else ends unseen.
+        for (const bio of held) {
+          if (bio.data !== null && this.#provider.inPlace(bio.data)) continue;
+          held.delete(bio);
+          bio.data = null;
+          bio.done = nobody;
         }
+        left = held.size;
+        if (left === 0) settle();
+        // An ordered bio that waited may have held up others.
+        this.#submit();
+        this.start();
       };
       if (signal !== undefined) onAbort(signal).add(abort);
       for (const bio of bios) {
         bio.done = done;
+        if (signal !== undefined)
+          bio.done = (why) => {
+            held.delete(bio);
+            done(why);
+          };
         this.#waiting.push(bio);
       }
       this.#submit();
@@ -299,7 +335,7 @@ export class StrategyDisk implements Disk {
   start(): void {
     if (!this.#unstarted) return;
     this.#unstarted = false;
-    this.#counters.stamp();
+    this.#counters.batched();
     this.#provider.start();
   }
 
@@ -313,15 +349,19 @@ export class StrategyDisk implements Disk {
       bio.done(fault);
       return true;
     }
+    const { zones } = this;
+    if (zones !== null && !zones.admits(bio)) return false;
+    const next = zones === null ? 0 : zones.map.begin(bio);
     // Before it is given: it may be done before that returns.
     this.#alone = alone;
-    counters.busy += 1;
+    counters.begin(bio);
     if (this.#provider.strategy(bio)) {
       this.#unstarted = true;
       return true;
     }
     this.#alone = false;
-    counters.busy -= 1;
+    counters.retract(bio);
+    zones?.map.retract(bio, next);
     return false;
   }
 
@@ -329,6 +369,7 @@ export class StrategyDisk implements Disk {
     // While one is alone no other can be done.
     this.#alone = false;
     this.#counters.over(bio, fault !== null);
+    this.zones?.map.over(bio, fault !== null);
     bio.done(fault);
   }
 
@@ -336,7 +377,7 @@ export class StrategyDisk implements Disk {
     this.#submit();
     if (this.#waiting.length === 0) this.onRoom?.();
     this.start();
-    this.#counters.stamp();
+    this.#counters.batched();
   }
 
   /** Gives the provider what waits, in order, until it has no room. */
@@ -350,6 +391,10 @@ export class StrategyDisk implements Disk {
   }
 
   #resized(): void {
+    if (this.zones !== null) {
+      this.zones.map.resize(this.mediaSize);
+      this.#room();
+    }
     for (const listener of [...this.#resizeListeners]) listener(this.mediaSize);
   }
 
@@ -358,17 +403,21 @@ export class StrategyDisk implements Disk {
   /**
    * Writes without interrupts and without waiting in between: for a system that has come to its end (dumpsys). What was under way is
    * over first. No bytes: flushes. Blocks; never in the midst of `done`.
-   * @throws VirtioFault INVALID, READ_ONLY, UNSUPPORTED (the disk cannot), BUSY (suspended), TIMED_OUT, and what the device says
+   *
+   * Only a device that answers within this thread can be dumped to. One in another thread or process is UNSUPPORTED, and nothing is
+   * given to it. One whose own back end waits for the event loop (a file's) is TIMED_OUT within milliseconds: what it was given is
+   * under way all the same, and bytes in guest memory stay with it.
+   * @throws VirtioFault INVALID, READ_ONLY, UNSUPPORTED, BUSY (suspended), TIMED_OUT, and what the device says
    */
   dump(position: number, from: Uint8Array): void {
     const refused = this.#refusal(BioCommand.WRITE, position, from.length);
     if (refused !== null) throw refused;
-    const { maxTransfer } = this.#provider;
     try {
       this.#settle();
       if (from.length === 0) this.#dumpOne(this.#bio(BioCommand.FLUSH, 0, 0, null, false));
-      for (let at = 0; at < from.length; at += maxTransfer) {
-        const data = from.subarray(at, at + maxTransfer);
+      for (let at = 0, length = 0; at < from.length; at += length) {
+        length = this.#fitting(position + at, from.length - at);
+        const data = from.subarray(at, at + length);
         this.#dumpOne(this.#bio(BioCommand.WRITE, position + at, data.length, data, false));
       }
     } finally {
@@ -381,7 +430,12 @@ export class StrategyDisk implements Disk {
     bio.done = (why) => {
       fault = why;
     };
-    if (!this.#give(bio)) throw this.#fault("BUSY", "the disk takes no dump now");
+    if (!this.#give(bio)) {
+      // Of its zone a report may be under way.
+      this.start();
+      this.#settle();
+      if (!this.#give(bio)) throw this.#fault("BUSY", "the disk takes no dump now");
+    }
     this.start();
     this.#settle();
     if (fault !== null) throw fault;
@@ -390,16 +444,26 @@ export class StrategyDisk implements Disk {
   /** Waits until nothing is under way. */
   #settle(): void {
     const provider = this.#provider;
-    if (provider.poll === undefined) throw this.#fault("UNSUPPORTED", "the disk takes no dump");
-    while (this.#counters.busy > 0)
-      if (!provider.poll(DUMP_MS)) throw this.#fault("TIMED_OUT", `no answer in ${DUMP_MS} ms`);
+    if (provider.poll === undefined)
+      throw this.#fault("UNSUPPORTED", "the disk takes no dump: its device cannot be polled");
+    for (let polls = 0; this.#counters.busy > 0; polls++) {
+      this.#counters.batched();
+      if (provider.poll()) polls = 0;
+      else if (polls === POLLS_MAX)
+        throw this.#fault("TIMED_OUT", `no answer to a dump in ${POLLS_MAX} polls`);
+    }
   }
 
   // ── what is refused ─────────────────────────────────────────────────────────
 
   /** Why a bio may not be given: the media may have shrunk while it waited. */
   #unfit({ command, position, length, data }: Bio): VirtioFault | null {
-    const fault = command === BioCommand.FLUSH ? null : this.#refusal(command, position, length);
+    if (command >= BioCommand.ZONE_REPORT) return this.#unfitZone(command, position, length, data);
+    const fault =
+      command === BioCommand.FLUSH
+        ? null
+        : (this.#refusal(command, position, length) ??
+          this.#zoneRefusal(command, position, length));
     if (fault !== null) return fault;
     if (command === BioCommand.READ || command === BioCommand.WRITE) {
       if (length > 0 && length <= this.maxTransfer && data?.length === length) return null;
@@ -408,6 +472,30 @@ export class StrategyDisk implements Disk {
     } else if (length > 0 && length <= (this.#limits(command)?.max ?? 0) && data === null)
       return null;
     return this.#fault("INVALID", `${length} bytes at ${position} are not within a bio's limits`);
+  }
+
+  #unfitZone(
+    command: BioCommand,
+    position: number,
+    length: number,
+    data: Uint8Array | null,
+  ): VirtioFault | null {
+    if (this.zones === null) return this.#fault("UNSUPPORTED", "the disk has no zones");
+    const moved = command === BioCommand.ZONE_REPORT || command === BioCommand.ZONE_APPEND;
+    if (length <= this.maxTransfer && (moved ? data?.length === length : data === null))
+      return this.zones.unfit(command, position, length);
+    return this.#fault("INVALID", `${length} bytes at ${position} are not within a bio's limits`);
+  }
+
+  /** What the zones say to a bio of the disk itself. */
+  #zoneRefusal(command: BioCommand, position: number, length: number): VirtioFault | null {
+    if (this.zones === null) return null;
+    const { map } = this.zones;
+    const what =
+      command === BioCommand.READ || command === BioCommand.WRITE
+        ? map.refusal(command, position, length)
+        : map.rangeRefusal(command, position, length);
+    return what === null ? null : this.#fault("INVALID", what);
   }
 
   #refusal(command: BioCommand, position: number, length: number): VirtioFault | null {

@@ -24,6 +24,7 @@ class ArrayProvider implements DiskProvider {
   discard: RangeLimits | null = { max: 10 * 512, align: 8 * 512 };
   writeZeroes: RangeLimits | null = { max: 7 * 512, align: 0 };
   secureErase: RangeLimits | null = { max: 1 << 30, align: 0 };
+  readonly zones = null;
   barrier = false;
   bytes = new Uint8Array(8 << 20);
   readonly taken: Bio[] = [];
@@ -434,29 +435,198 @@ describe("the statistics of a disk over a strategy", () => {
     expect(disk.statistics).toMatchObject({ busy: 0, busyTime: 10, reads: 2, bytesRead: 1024 });
     await Promise.all(work);
   });
-});
 
-describe("an aborted scattered read", () => {
-  it("is over when the device gave back the caller's own memory, and writes nothing elsewhere", async () => {
+  it("count how long requests took by kind, those under way so far", async () => {
     const provider = new ArrayProvider(9, false);
     const disk = new StrategyDisk(provider);
-    provider.bytes.fill(5);
-    const own = provider.bytes.subarray(4096, 4608);
-    const other = sector();
+    provider.time = 1000;
+    const work = [
+      disk.read(0, sector()),
+      disk.read(0, sector()),
+      disk.write(0, sector()),
+      disk.flush(),
+      disk.discard(0, 512),
+    ];
+    provider.time = 1004;
+    provider.answer(1);
+    provider.time = 1010;
+    expect(disk.statistics).toMatchObject({ reads: 1, readTime: 14, writeTime: 10, busyTime: 10 });
+    provider.answer(3);
+    provider.time = 1100;
+    provider.answer(1, new VirtioFault("IO", "bad sector"));
+    await Promise.allSettled(work);
+    const times = { readTime: 14, writeTime: 10, flushTime: 10, deleteTime: 100, busyTime: 100 };
+    provider.time = 5000;
+    expect(disk.statistics).toMatchObject(times);
+  });
+
+  it("read the clock once a batch of the form without promises", () => {
+    const provider = new ArrayProvider(64, false);
+    const disk = new StrategyDisk(provider);
+    let looks = 0;
+    provider.now = () => {
+      looks += 1;
+      return looks;
+    };
+    let rounds = 3;
+    const bios = Array.from({ length: 64 }, (_, i): Bio => {
+      const bio: Bio = {
+        ...{ command: BioCommand.READ, position: i * 512, length: 512, data: sector() },
+        ordered: false,
+        done: () => void (rounds > 0 && disk.strategy(bio)),
+      };
+      return bio;
+    });
+    for (const bio of bios) disk.strategy(bio);
+    disk.start();
+    expect(looks).toBe(1);
+    for (; rounds >= 0; rounds--) provider.answer(64);
+    expect(looks).toBe(5);
+    expect(disk.statistics).toMatchObject({ reads: 256, readTime: 256, busy: 0, busyTime: 4 });
+  });
+});
+
+describe("an aborted request over a strategy", () => {
+  type Options = Parameters<StrategyDisk["flush"]>[0];
+  const part = (): Uint8Array => new Uint8Array(30 * 512);
+  /** Of the caller's own memory. */
+  const own = ({ bytes }: ArrayProvider): Uint8Array =>
+    bytes.subarray(1 << 20, (1 << 20) + 30 * 512);
+  type Request = (disk: StrategyDisk, provider: ArrayProvider, options: Options) => Promise<void>;
+  /** Each is split: there is more than one part. */
+  const bounced: readonly (readonly [string, Request])[] = [
+    ["a read", (disk, _, options) => disk.read(0, part(), options)],
+    ["a write", (disk, _, options) => disk.write(0, part(), options)],
+    ["a readv", (disk, _, options) => disk.readv(0, [sector(), part()], options)],
+    ["a writev", (disk, _, options) => disk.writev(0, [sector(), part()], options)],
+    ["a discard", (disk, _, options) => disk.discard(0, 30 * 512, options)],
+    ["a write of zeroes", (disk, _, options) => disk.writeZeroes(0, 30 * 512, options)],
+    ["a flush", (disk, _, options) => disk.flush(options)],
+  ];
+  const inPlace: readonly (readonly [string, Request])[] = [
+    ["a read", (disk, provider, options) => disk.read(0, own(provider), options)],
+    ["a write", (disk, provider, options) => disk.write(0, own(provider), options)],
+    [
+      "a readv, bounced in part",
+      (disk, provider, options) => disk.readv(0, [own(provider), part()], options),
+    ],
+    [
+      "a writev, bounced in part",
+      (disk, provider, options) => disk.writev(0, [own(provider), part()], options),
+    ],
+  ];
+  /** A disk with room for some bios, the end of an aborted request, and its two hands. */
+  function aborted(request: Request, room: number) {
+    const provider = new ArrayProvider(room, false);
+    const disk = new StrategyDisk(provider);
     const controller = new AbortController();
-    let over = false;
-    const reading = disk
-      .readv(0, [own, other], { signal: controller.signal })
-      .catch((error: unknown) => {
-        over = true;
-        return error;
-      });
-    controller.abort(new Error("enough"));
+    const seen: string[] = [];
+    request(disk, provider, { signal: controller.signal }).then(
+      () => seen.push("done"),
+      (error: Error) => seen.push(error.message),
+    );
+    return { provider, disk, seen, abort: () => controller.abort(new Error("enough")) };
+  }
+
+  it.each(bounced)("ends at once: %s that the device has", async (_, request) => {
+    const { provider, disk, seen, abort } = aborted(request, 99);
+    const { length } = provider.taken;
+    abort();
     await turn();
-    expect(over).toBe(false);
+    expect(seen).toEqual(["enough"]);
+    // The device has them still, and nobody's bytes.
+    expect([provider.taken.length, disk.statistics.busy]).toEqual([length, length]);
+    expect(provider.taken.every(({ data }) => data === null)).toBe(true);
+    provider.answer(length);
+    await turn();
+    expect([seen, disk.statistics.busy]).toEqual([["enough"], 0]);
+  });
+
+  it.each(bounced)("ends at once: %s of which the device has a part", async (_, request) => {
+    const { provider, disk, seen, abort } = aborted(request, 1);
+    abort();
+    const next = disk.read(0, sector());
+    await turn();
+    expect([seen, provider.taken.length]).toEqual([["enough"], 1]);
+    provider.answer(1);
+    provider.answer(1);
+    await next;
+    expect([seen, provider.taken.length]).toEqual([["enough"], 0]);
+  });
+
+  it.each([...bounced, ...inPlace])("ends at once: %s that was not given", async (_, request) => {
+    const { provider, seen, abort } = aborted(request, 0);
+    abort();
+    await turn();
+    expect([seen, provider.taken]).toEqual([["enough"], []]);
+  });
+
+  it.each(inPlace)(
+    "ends when the device gave back the caller's own memory: %s",
+    async (_, request) => {
+      const { provider, disk, seen, abort } = aborted(request, 99);
+      const mine = ({ data }: Bio): boolean => data?.buffer === provider.bytes.buffer;
+      const parts = provider.taken.filter(mine).length;
+      abort();
+      for (let part = 0; part < parts; part++) {
+        await turn();
+        expect(seen).toEqual([]);
+        provider.answer(1);
+      }
+      await turn();
+      // What was bounced may still be there.
+      expect(seen).toEqual(["enough"]);
+      provider.answer(99);
+      expect(disk.statistics.busy).toBe(0);
+    },
+  );
+
+  it("ends when the device was reset and holds the caller's own memory no more", async () => {
+    const [[, read] = []] = inPlace;
+    const { provider, seen, abort } = aborted(read as Request, 99);
+    abort();
+    await turn();
+    expect(seen).toEqual([]);
+    provider.answer(2, new VirtioFault("TIMED_OUT", "the device was reset"));
+    await turn();
+    expect(seen).toEqual(["enough"]);
+  });
+
+  it("ends when what the device has left of it is bounced", async () => {
+    const { provider, seen, abort } = aborted(
+      (disk, { bytes }, options) => disk.readv(0, [bytes.subarray(0, 512), sector()], options),
+      99,
+    );
+    provider.answer(1);
+    abort();
+    await turn();
+    expect(seen).toEqual(["enough"]);
+  });
+
+  it("writes nothing to the caller's bytes any more", async () => {
+    const into = sector();
+    const { provider, abort } = aborted((disk, _, options) => disk.read(0, into, options), 99);
+    provider.bytes.fill(5);
+    abort();
+    provider.answer(1);
+    await turn();
+    expect(into.every((byte) => byte === 0)).toBe(true);
+  });
+
+  it("lets go on what an ordered one held up", async () => {
+    const provider = new ArrayProvider(99, false);
+    const disk = new StrategyDisk(provider);
+    const controller = new AbortController();
+    const { signal } = controller;
+    const first = disk.read(0, sector());
+    const ordered = disk.flush({ ordered: true, signal });
+    const last = disk.read(512, sector());
+    expect(provider.taken).toHaveLength(1);
+    controller.abort(new Error("enough"));
+    expect(provider.taken.map(({ position }) => position)).toEqual([0, 512]);
     provider.answer(2);
-    expect(await reading).toMatchObject({ message: "enough" });
-    expect(other.every((byte) => byte === 0)).toBe(true);
+    await Promise.all([first, last]);
+    await expect(ordered).rejects.toThrow("enough");
   });
 });
 
@@ -490,7 +660,7 @@ describe("a dump over a strategy", () => {
     provider.fate = new VirtioFault("IO", "bad sector");
     expect(() => disk.dump(0, sector())).toThrow("bad sector");
     provider.poll = () => false;
-    expect(() => disk.dump(0, sector())).toThrow("md0: no answer in 30000 ms");
+    expect(() => disk.dump(0, sector())).toThrow("md0: no answer to a dump in 10000 polls");
   });
 
   it("is refused by a disk that cannot be polled", () => {

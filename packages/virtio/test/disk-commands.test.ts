@@ -290,7 +290,7 @@ describe("trim", () => {
 describe("iostat", () => {
   const SHORT = "           vtbd0 \nKB/t   tps  MB/s \n";
   const FULL =
-    "                        extended device statistics\ndevice       r/s     w/s     kr/s     kw/s qlen  %b\n";
+    "                        extended device statistics\ndevice       r/s     w/s     kr/s     kw/s  ms/r  ms/w  ms/o  ms/t qlen  %b\n";
   /** What a disk did: reads and writes of 8 KB each. */
   const work = ({ statistics }: MemoryDisk, reads: number, writes: number, busyTime = 0): void => {
     statistics.reads += reads;
@@ -313,17 +313,20 @@ describe("iostat", () => {
     expect((await run("iostat -d vtbd0")).out).toBe(`${SHORT} 8.0   200  1.56 \n`);
     disk.statistics.busy = 3;
     expect((await run("iostat -x")).out).toBe(
-      `${FULL}vtbd0        150      50   1200.0    400.0    3  25\n`,
+      `${FULL}vtbd0        150      50   1200.0    400.0     0     0     0     0    3  25\n`,
     );
   });
 
   it("counts flushes and deletes as transfers too", async () => {
     const { run, disk, machine } = await shellWith();
     machine.pass(1000);
-    Object.assign(disk.statistics, { flushes: 2, deletes: 2, bytesDeleted: 400 << 20 });
+    Object.assign(disk.statistics, {
+      ...{ flushes: 2, deletes: 2, bytesDeleted: 400 << 20 },
+      ...{ flushTime: 6, deleteTime: 18 },
+    });
     expect((await run("iostat")).out).toBe(`${SHORT}102400     4 400.0 \n`);
     expect((await run("iostat -x")).out).toBe(
-      `${FULL}vtbd0          0       0      0.0      0.0    0   0\n`,
+      `${FULL}vtbd0          0       0      0.0      0.0     0     0     3     6    0   0\n`,
     );
   });
 
@@ -340,10 +343,11 @@ describe("iostat", () => {
     );
     const full = run("iostat -x -c 2 vtbd0");
     work(disk, 5, 0, 500);
+    disk.statistics.readTime += 500;
     await pass(machine, 1000);
     expect((await full).out).toBe(
-      `${FULL}vtbd0          2       8     16.0     64.0    0   0\n` +
-        `${FULL}vtbd0          5       0     40.0      0.0    0  50\n`,
+      `${FULL}vtbd0          2       8     16.0     64.0     0     0     0     0    0   0\n` +
+        `${FULL}vtbd0          5       0     40.0      0.0   100     0     0   100    0  50\n`,
     );
   });
 

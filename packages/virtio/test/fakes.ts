@@ -43,6 +43,7 @@ export class MemoryDisk implements Disk {
     ...{ reads: 0, writes: 0, flushes: 0, deletes: 0 },
     ...{ bytesRead: 0, bytesWritten: 0, bytesDeleted: 0 },
     ...{ errors: 0, busy: 0, busyTime: 0 },
+    ...{ readTime: 0, writeTime: 0, flushTime: 0, deleteTime: 0 },
   };
   readonly requests: MemoryRequest[] = [];
   inFlight = 0;

@@ -1,9 +1,16 @@
 // What a block device says of itself in its configuration (virtio 1.4 §5.2.4), checked.
 import { type ConfigField, type FeatureSet, type VirtioDevice, VirtioFault } from "@virtio/core";
-import { BlockConfig, type BlockConfigField, BlockFeature, SECTOR_SIZE } from "@virtio/core/block";
+import {
+  BlockConfig,
+  type BlockConfigField,
+  BlockFeature,
+  type BlockZonedModel,
+  SECTOR_SIZE,
+} from "@virtio/core/block";
 import type { RangeLimits } from "@virtio/storage";
 import type { Features } from "./features.js";
 import { OVERHEAD_SEGMENTS } from "./request-queue.js";
+import { DeviceZones } from "./zones.js";
 
 /** Bytes of a page to bounce through, and of one data segment. */
 const PAGE_SIZE = 16384;
@@ -30,6 +37,10 @@ export interface Geometry {
   readonly discard: RangeLimits | null;
   readonly writeZeroes: RangeLimits | null;
   readonly secureErase: RangeLimits | null;
+  /** Writing zeroes may give space back. */
+  readonly mayUnmap: boolean;
+  /** Null: it has none, or they are its own affair. */
+  readonly zones: DeviceZones | null;
   /** The cache mode it is in; 0 without CONFIG_WCE. */
   readonly writeback: number;
   /** Request queues of the device. */
@@ -46,23 +57,34 @@ const fieldsOf: readonly (readonly [BlockFeature, ...BlockConfigField[]])[] = [
   [BlockFeature.CONFIG_WCE, "writeback"],
   [BlockFeature.MQ, "numQueues"],
   [BlockFeature.DISCARD, "maxDiscardSectors", "maxDiscardSeg", "discardSectorAlignment"],
-  [BlockFeature.WRITE_ZEROES, "maxWriteZeroesSectors", "maxWriteZeroesSeg"],
+  [BlockFeature.WRITE_ZEROES, "maxWriteZeroesSectors", "maxWriteZeroesSeg", "writeZeroesMayUnmap"],
   [
     BlockFeature.SECURE_ERASE,
     "maxSecureEraseSectors",
     "maxSecureEraseSeg",
     "secureEraseSectorAlignment",
   ],
+  [
+    BlockFeature.ZONED,
+    "zoneSectors",
+    "maxOpenZones",
+    "maxActiveZones",
+    "maxAppendSectors",
+    "writeGranularity",
+    "zonedModel",
+  ],
 ];
 
 /**
  * Reads each field only with its feature, and believes nothing that is no disk's.
+ * @param model - what the device said of its zones
  * @param name - `vtblk0`, for errors
  * @throws VirtioFault DEVICE_MISBEHAVED
  */
 export async function readGeometry(
   device: VirtioDevice,
   features: FeatureSet<Features>,
+  model: BlockZonedModel,
   name: string,
 ): Promise<Geometry> {
   const fields: Partial<Record<BlockConfigField, ConfigField>> = { capacity: BlockConfig.capacity };
@@ -84,9 +106,17 @@ export async function readGeometry(
   if (queues < 1) throw refused(`num_queues is ${queues}`, name);
   const dataSegments = Math.min(segMax, DATA_SEGMENTS_MAX);
   const pageSize = Math.min(PAGE_SIZE, 2 ** Math.floor(Math.log2(sizeMax)));
+  const mediaSize = mediaSizeOf(capacity, sectorSize, name);
+  const zones = DeviceZones.of(read, model, { mediaSize, sectorSize }, name);
+  const erased = range(
+    sectorSize,
+    read.maxSecureEraseSectors,
+    read.maxSecureEraseSeg,
+    read.secureEraseSectorAlignment,
+  );
   return {
     sectorSize,
-    mediaSize: mediaSizeOf(capacity, sectorSize, name),
+    mediaSize,
     ...stripe(read.physicalBlockExp ?? 0, read.alignmentOffset ?? 0, sectorSize),
     firmwareHeads: heads,
     firmwareSectors: sectors,
@@ -100,12 +130,9 @@ export async function readGeometry(
       read.discardSectorAlignment,
     ),
     writeZeroes: range(sectorSize, read.maxWriteZeroesSectors, read.maxWriteZeroesSeg),
-    secureErase: range(
-      sectorSize,
-      read.maxSecureEraseSectors,
-      read.maxSecureEraseSeg,
-      read.secureEraseSectorAlignment,
-    ),
+    secureErase: zones === null ? erased : wholeZones(erased, zones.zoneSize),
+    zones,
+    mayUnmap: (read.writeZeroesMayUnmap ?? 0) !== 0,
     writeback: writeback === 0 ? 0 : 1,
     queues,
   };
@@ -125,8 +152,21 @@ export function fitted(geometry: Geometry, size: number, name: string): Geometry
     throw new VirtioFault("INVALID", `fewer than minimum number of segments allowed: ${size}`, {
       device: name,
     });
-  const maxTransfer = Math.min(geometry.maxTransfer, dataSegments * geometry.pageSize);
-  return { ...geometry, dataSegments, maxTransfer };
+  const { pageSize } = geometry;
+  const most = Math.min(geometry.maxTransfer, dataSegments * pageSize);
+  if (geometry.zones === null) return { ...geometry, dataSegments, maxTransfer: most };
+  const { writeGranularity } = geometry.zones;
+  const maxTransfer = Math.floor(most / writeGranularity) * writeGranularity;
+  if (maxTransfer === 0)
+    throw refused(`write_granularity is ${writeGranularity}, more than a request of ${most}`, name);
+  const zones = geometry.zones.fitted({ dataSegments, pageSize, maxTransfer });
+  return { ...geometry, dataSegments, maxTransfer, zones };
+}
+
+/** A secure erase takes whole zones (§5.2.6.2). */
+function wholeZones(limits: RangeLimits | null, zoneSize: number): RangeLimits | null {
+  const max = limits === null ? 0 : Math.floor(limits.max / zoneSize) * zoneSize;
+  return max === 0 ? null : { max, align: zoneSize };
 }
 
 /** FreeBSD's formula: the first physical block that is whole begins `alignment_offset` sectors in. */

@@ -36,6 +36,13 @@ export const tunables: readonly TunableSpec[] = [
     description:
       "Seconds after which a request that is not over makes the device be reset; 0: never",
   },
+  {
+    name: "zoned_disable",
+    default: 0,
+    min: 0,
+    max: 1,
+    description: "Drive no zones: host-aware disks as any other, host-managed ones not at all",
+  },
 ];
 
 /** Options of vtblk: tunables by another way. */
@@ -48,15 +55,18 @@ export interface VtblkOptions {
   readonly writecacheMode?: -1 | 0 | 1;
   /** Seconds after which a request that is not over makes the device be reset, up to 3600; 0: never. Default 30. */
   readonly timeout?: number;
+  /** Drive no zones: a host-aware disk is one as any other, a host-managed one is refused. Default false. */
+  readonly zonedDisable?: boolean;
 }
 
 /** By tunable name. */
 export function byTunable(options: VtblkOptions): Readonly<Record<string, number>> {
-  const { noIdent, maxQueues, writecacheMode, timeout } = options;
+  const { noIdent, maxQueues, writecacheMode, timeout, zonedDisable } = options;
   return {
     ...(noIdent === undefined ? {} : { no_ident: Number(noIdent) }),
     ...(maxQueues === undefined ? {} : { max_queues: maxQueues }),
     ...(writecacheMode === undefined ? {} : { writecache_mode: writecacheMode }),
     ...(timeout === undefined ? {} : { timeout }),
+    ...(zonedDisable === undefined ? {} : { zoned_disable: Number(zonedDisable) }),
   };
 }

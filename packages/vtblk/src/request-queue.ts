@@ -7,9 +7,11 @@ import {
   type Virtqueue,
 } from "@virtio/core";
 import {
+  BLOCK_APPEND_SECTOR_SIZE,
   BLOCK_BARRIER,
   BLOCK_HEADER_SIZE,
   BLOCK_RANGE_SIZE,
+  BlockRangeFlag,
   BlockRequestType,
   BlockStatus,
   SECTOR_SIZE,
@@ -42,6 +44,10 @@ export interface RequestQueueOptions {
   readonly legacy: boolean;
   /** Ordered bios are marked (§5.2.6.3). */
   readonly barrier: boolean;
+  /** Space may be given back where zeroes are written (write_zeroes_may_unmap, §5.2.4). */
+  readonly mayUnmap: boolean;
+  /** What an append's answer must fit; null: the disk has no zones. Bytes. */
+  readonly zones: { readonly zoneSize: number; readonly writeGranularity: number } | null;
   /** A request that start() took is over. */
   readonly onDone: (type: BlockRequestType, bio: Bio, fault: VirtioFault | null) => void;
   /** Requests are over: there may be room. */
@@ -72,13 +78,25 @@ const commandNames: Readonly<Record<BlockRequestType, string>> = {
   [BlockRequestType.DISCARD]: "delete",
   [BlockRequestType.WRITE_ZEROES]: "write zeroes",
   [BlockRequestType.SECURE_ERASE]: "secure erase",
+  [BlockRequestType.ZONE_APPEND]: "zone append",
+  [BlockRequestType.ZONE_REPORT]: "zone report",
+  [BlockRequestType.ZONE_OPEN]: "zone open",
+  [BlockRequestType.ZONE_CLOSE]: "zone close",
+  [BlockRequestType.ZONE_FINISH]: "zone finish",
+  [BlockRequestType.ZONE_RESET]: "zone reset",
+  [BlockRequestType.ZONE_RESET_ALL]: "zone reset all",
 };
 
 /** Commands whose data the device writes. */
 const reads = (type: BlockRequestType): boolean =>
   type === BlockRequestType.IN ||
   type === BlockRequestType.GET_ID ||
-  type === BlockRequestType.GET_LIFETIME;
+  type === BlockRequestType.GET_LIFETIME ||
+  type === BlockRequestType.ZONE_REPORT;
+
+/** Commands whose data the device reads. */
+const writes = (type: BlockRequestType): boolean =>
+  type === BlockRequestType.OUT || type === BlockRequestType.ZONE_APPEND;
 
 /** The driver's own requests: nobody's bytes, and no line of the log when they fail. */
 export const isOwn = (type: BlockRequestType): boolean =>
@@ -164,7 +182,8 @@ export class RequestQueue {
       type === BlockRequestType.DISCARD ||
       type === BlockRequestType.WRITE_ZEROES ||
       type === BlockRequestType.SECURE_ERASE;
-    const count = OVERHEAD_SEGMENTS + (ranged ? 1 : pieces);
+    const append = type === BlockRequestType.ZONE_APPEND;
+    const count = OVERHEAD_SEGMENTS + (ranged ? 1 : pieces) + (append ? 1 : 0);
     if (this.#queue.free < (this.#indirect ? 1 : count)) return false;
     const bounced = data !== null && data.buffer !== this.#memory.buffer;
     if (bounced && pieces > pages.available) return false;
@@ -172,13 +191,15 @@ export class RequestQueue {
     const slot = slots.take();
     const sector = bio.position / SECTOR_SIZE;
     const marked = this.#barrier && bio.ordered ? type | BLOCK_BARRIER : type;
-    // The sector of a range is in its segment; the header's is for reads and writes only (§5.2.6).
-    slots.begin(slot, marked, data === null ? 0 : sector);
+    // The sector of a range is in its segment; the header's is for reads, writes and zones only (§5.2.6).
+    slots.begin(slot, marked, ranged ? 0 : sector);
     segments[0] = slots.headerAddress(slot);
     segments[1] = BLOCK_HEADER_SIZE;
     let page = -1;
     if (ranged) {
-      slots.range(slot, sector, bio.length / SECTOR_SIZE);
+      const unmap =
+        bio.unmap === true && type === BlockRequestType.WRITE_ZEROES && this.#options.mayUnmap;
+      slots.range(slot, sector, bio.length / SECTOR_SIZE, unmap ? BlockRangeFlag.UNMAP : 0);
       segments[2] = slots.rangeAddress(slot);
       segments[3] = BLOCK_RANGE_SIZE;
     } else if (bounced) page = this.#bounce(type, data, pieces);
@@ -189,10 +210,14 @@ export class RequestQueue {
         segments[3 + 2 * i] = Math.min(pageSize, length - i * pageSize);
       }
     }
+    if (append) {
+      segments[2 * count - 4] = slots.appendAddress(slot);
+      segments[2 * count - 3] = BLOCK_APPEND_SECTOR_SIZE;
+    }
     segments[2 * count - 2] = slots.statusAddress(slot);
     segments[2 * count - 1] = 1;
 
-    const readable = ranged || type === BlockRequestType.OUT ? count - 1 : 1;
+    const readable = append ? count - 2 : ranged || writes(type) ? count - 1 : 1;
     const error = this.#queue.enqueue(slot, segments, 0, readable, count - readable);
     if (error !== 0) {
       pages.give(page);
@@ -221,7 +246,7 @@ export class RequestQueue {
       const from = i * pages.size;
       const size = Math.min(pages.size, data.length - from);
       page = pages.take(page);
-      if (type === BlockRequestType.OUT) pages.fill(page, data, from, size);
+      if (writes(type)) pages.fill(page, data, from, size);
       segments[2 + 2 * i] = pages.address(page);
       segments[3 + 2 * i] = size;
     }
@@ -247,9 +272,9 @@ export class RequestQueue {
     this.#options.onProgress();
   }
 
-  /** Takes one used request without interrupts; false when none came in time. */
-  poll(timeoutMs: number): boolean {
-    const slot = this.#queue.poll(timeoutMs);
+  /** Lets the device run without interrupts and takes one used request; false when there is none yet. */
+  poll(): boolean {
+    const slot = this.#queue.poll(0);
     if (slot >= 0) this.#complete(slot, this.#queue.usedLength);
     return slot >= 0;
   }
@@ -267,9 +292,12 @@ export class RequestQueue {
     record[entry + Entry.PAGE] = -1;
     this.#inFlight -= 1;
     // Success counts only when used.len covers data and status: beyond it nothing is said (§2.7.8.3).
-    const covered = this.#options.legacy || used >= (reads(type) ? length : 0) + 1;
+    const append = type === BlockRequestType.ZONE_APPEND;
+    const answer = append ? BLOCK_APPEND_SECTOR_SIZE : reads(type) ? length : 0;
+    const covered = this.#options.legacy || used >= answer + 1;
     const status = this.#slots.status(slot);
-    const fault = status === BlockStatus.OK && covered ? null : this.#failure(type, bio, status);
+    let fault = status === BlockStatus.OK && covered ? null : this.#failure(type, bio, status);
+    if (fault === null && append) fault = this.#appended(slot, bio);
     if (fault === null && page >= 0 && reads(type) && bio.data !== null) {
       let at = 0;
       for (let p = page; p >= 0; p = pages.next(p)) {
@@ -282,14 +310,35 @@ export class RequestQueue {
     this.#options.onDone(type, bio, fault);
   }
 
-  /** Status to errno: UNSUPP ENOTSUP, all else EIO. */
+  /** Where the device says an append went: to its zone, or the device lies. */
+  #appended(slot: number, bio: Bio): VirtioFault | null {
+    const { zoneSize, writeGranularity } = this.#options.zones ?? {
+      zoneSize: 0,
+      writeGranularity: 1,
+    };
+    const at = this.#slots.appendSector(slot) * SECTOR_SIZE - bio.position;
+    if (!(at >= 0 && at + bio.length <= zoneSize && at % writeGranularity === 0))
+      return new VirtioFault(
+        "DEVICE_MISBEHAVED",
+        `device misbehaved: append_sector is ${this.#slots.appendSector(slot)}, for the zone at ${bio.position / SECTOR_SIZE}`,
+        { device: this.#options.disk, clause: "virtio 1.4 §5.2.6" },
+      );
+    bio.position += at;
+    return null;
+  }
+
+  /** Status to errno, as Linux has it: UNSUPP ENOTSUP, too many open or active zones EBUSY, all else EIO. */
   #failure(type: BlockRequestType, { position, length }: Bio, status: number): VirtioFault {
     const name = commandNames[type];
     if (status === BlockStatus.UNSUPP)
       return this.#fail("UNSUPPORTED", `${BlockRequestType[type]} is not supported by the device`);
+    if (status === BlockStatus.ZONE_OPEN_RESOURCE || status === BlockStatus.ZONE_ACTIVE_RESOURCE)
+      return this.#fail("BUSY", `${name}: ${BlockStatus[status]}: close or finish a zone first`);
     const first = position / SECTOR_SIZE;
     const range =
-      length === 0 || isOwn(type) ? "" : ` ${first}-${first + length / SECTOR_SIZE - 1}`;
+      length === 0 || isOwn(type) || type === BlockRequestType.ZONE_REPORT
+        ? ""
+        : ` ${first}-${first + length / SECTOR_SIZE - 1}`;
     if (!isOwn(type)) this.#options.log(`hard error cmd=${name}${range}`);
     return this.#fail(
       "IO",

@@ -48,6 +48,17 @@ export class RequestSlots {
     return this.#region.address + slot * STRIDE + RANGE_AT;
   }
 
+  /** Where the device answers an append: in place of the range. */
+  appendAddress(slot: number): number {
+    return this.rangeAddress(slot);
+  }
+
+  /** What it answered: le64 append_sector. */
+  appendSector(slot: number): number {
+    const w = (slot * STRIDE + RANGE_AT) >>> 2;
+    return (this.#words[w] as number) + (this.#words[w + 1] as number) * 0x1_0000_0000;
+  }
+
   statusAddress(slot: number): number {
     return this.#region.address + slot * STRIDE + STATUS_AT;
   }
@@ -62,13 +73,13 @@ export class RequestSlots {
     this.#region.bytes[slot * STRIDE + STATUS_AT] = 0xff;
   }
 
-  /** Writes the one segment of a range command: le64 sector, le32 num_sectors, le32 flags, of which none is ever set. */
-  range(slot: number, sector: number, sectors: number): void {
+  /** Writes the one segment of a range command: le64 sector, le32 num_sectors, le32 flags. */
+  range(slot: number, sector: number, sectors: number, flags: number): void {
     const w = (slot * STRIDE + RANGE_AT) >>> 2;
     this.#words[w] = sector;
     this.#words[w + 1] = sector / 0x1_0000_0000;
     this.#words[w + 2] = sectors;
-    this.#words[w + 3] = 0;
+    this.#words[w + 3] = flags;
   }
 
   status(slot: number): number {

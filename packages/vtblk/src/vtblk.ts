@@ -28,16 +28,19 @@ import {
 } from "@virtio/storage";
 import { BouncePages } from "./bounce-pages.js";
 import { CacheMode } from "./cache-mode.js";
-import { type Features, featureNames, wanted } from "./features.js";
+import { type Features, featureNames, settle } from "./features.js";
 import { fitted, type Geometry, mediaSizeOf, readGeometry } from "./geometry.js";
 import { byTunable, tunables, type VtblkOptions } from "./options.js";
 import { isOwn, OVERHEAD_SEGMENTS, RequestQueue } from "./request-queue.js";
 import { Watchdog } from "./watchdog.js";
+import type { DeviceZones } from "./zones.js";
 
 /** Pages that data is bounced through: 4 MiB in flight. */
 const PAGES = 256;
 /** How long a new disk waits for its serial number before it does without. */
 const IDENTIFY_MS = 5000;
+/** How long a new disk waits for the report of its zones: it is of no use without. */
+const REPORT_MS = 30_000;
 /** How long suspend waits for what is in flight, as FreeBSD's vtblk_quiesce. */
 const QUIESCE_MS = 30_000;
 
@@ -51,6 +54,13 @@ const requestTypes: Readonly<Record<BioCommand, BlockRequestType>> = {
   [BioCommand.DISCARD]: BlockRequestType.DISCARD,
   [BioCommand.WRITE_ZEROES]: BlockRequestType.WRITE_ZEROES,
   [BioCommand.SECURE_ERASE]: BlockRequestType.SECURE_ERASE,
+  [BioCommand.ZONE_REPORT]: BlockRequestType.ZONE_REPORT,
+  [BioCommand.ZONE_APPEND]: BlockRequestType.ZONE_APPEND,
+  [BioCommand.ZONE_OPEN]: BlockRequestType.ZONE_OPEN,
+  [BioCommand.ZONE_CLOSE]: BlockRequestType.ZONE_CLOSE,
+  [BioCommand.ZONE_FINISH]: BlockRequestType.ZONE_FINISH,
+  [BioCommand.ZONE_RESET]: BlockRequestType.ZONE_RESET,
+  [BioCommand.ZONE_RESET_ALL]: BlockRequestType.ZONE_RESET_ALL,
 };
 
 /**
@@ -88,9 +98,12 @@ class Vtblk implements DiskProvider {
   readonly discard: RangeLimits | null;
   readonly writeZeroes: RangeLimits | null;
   readonly secureErase: RangeLimits | null;
+  readonly zones: DeviceZones | null;
   readonly readOnly: boolean;
   readonly barrier: boolean;
   readonly closed: Promise<VirtioFault | null>;
+  /** Absent where the device is elsewhere: it hears a doorbell only when this thread turns its event loop. */
+  readonly poll?: () => boolean;
   readonly #device: VirtioDevice;
   readonly #context: DriverContext;
   readonly #features: FeatureSet<Features>;
@@ -145,6 +158,7 @@ class Vtblk implements DiskProvider {
     this.discard = geometry.discard;
     this.writeZeroes = geometry.writeZeroes;
     this.secureErase = geometry.secureErase;
+    this.zones = geometry.zones;
     const { memory, tasks } = device;
     const pages = new BouncePages(memory, PAGES, geometry.pageSize);
     const seconds = context.tunables.number("timeout");
@@ -168,6 +182,8 @@ class Vtblk implements DiskProvider {
       indirect: features.has(ReservedFeature.INDIRECT_DESC),
       legacy: !features.has(ReservedFeature.VERSION_1),
       barrier: this.barrier,
+      mayUnmap: geometry.mayUnmap,
+      zones: this.zones,
       onDone: (type: BlockRequestType, bio: Bio, fault: VirtioFault | null) =>
         this.#over(type, bio, fault),
       onProgress: () => this.#progress(),
@@ -183,6 +199,8 @@ class Vtblk implements DiskProvider {
     }
     this.#pages = pages;
     this.#queues = made;
+    if (!memory.shared)
+      this.poll = () => made.find(({ inFlight }) => inFlight > 0)?.poll() ?? false;
     this.closed = new Promise((resolve) => {
       this.#close = resolve;
     });
@@ -191,11 +209,10 @@ class Vtblk implements DiskProvider {
 
   /** virtio 1.4 §3.1.1, steps 4 to 7; §5.2.5. */
   static async attach(device: VirtioDevice, context: DriverContext): Promise<Vtblk> {
-    let features = await device.negotiate(wanted);
-    if (features.has(ReservedFeature.VERSION_1) && features.has(BlockFeature.BARRIER))
-      features = await device.negotiate(wanted.without(BlockFeature.BARRIER));
+    const zoned = context.tunables.number("zoned_disable") === 0;
+    const { features, model } = await settle(device, zoned, context.name);
     await device.finalizeFeatures();
-    const geometry = await readGeometry(device, features, context.name);
+    const geometry = await readGeometry(device, features, model, context.name);
     const cache = new CacheMode(device.config, features, geometry.writeback);
     const mode = context.tunables.number("writecache_mode");
     if (mode >= 0) await cache.set(mode);
@@ -233,10 +250,11 @@ class Vtblk implements DiskProvider {
     this.#events = events;
   }
 
-  /** DRIVER_OK is set: serial number and wear, then the disk becomes visible. */
+  /** DRIVER_OK is set: serial number, wear and zones, then the disk becomes visible. */
   async started(): Promise<void> {
     if (this.#context.tunables.number("no_ident") === 0) await this.#identify();
     if (this.#features.has(BlockFeature.LIFETIME)) await this.#readLifetime();
+    if (this.zones !== null) await this.#learnZones(this.zones);
     this.#context.log(this.#size);
     this.#unpublish = this.#context.publish(this.disk);
   }
@@ -252,6 +270,21 @@ class Vtblk implements DiskProvider {
     const fault = await this.#ask(BlockRequestType.GET_ID, bytes);
     if (fault === null) this.ident = text(bytes);
     else this.#context.log(`error getting device identifier: ${Errno[fault.errno]}`);
+  }
+
+  /** What is refused before the device sees it is judged by this report. @throws VirtioFault what is wrong with it */
+  async #learnZones({ model, zoneSize }: DeviceZones): Promise<void> {
+    const count = Math.ceil(this.mediaSize / zoneSize);
+    const abort = new AbortController();
+    const late = this.#device.tasks.callout(REPORT_MS, () =>
+      abort.abort(this.#fail("TIMED_OUT", `no report of the zones after ${REPORT_MS} ms`)),
+    );
+    try {
+      if (count > 0) await this.disk.zones?.report(0, count, { signal: abort.signal });
+    } finally {
+      late.stop();
+    }
+    this.#context.log(`${model}: ${count} zones of ${zoneSize} bytes`);
   }
 
   /** How worn the device is (§5.2.6): once, as it is at attach. */
@@ -313,11 +346,6 @@ class Vtblk implements DiskProvider {
     this.#watchdog.watch();
   }
 
-  poll(timeoutMs: number): boolean {
-    const busy = this.#queues.find(({ inFlight }) => inFlight > 0);
-    return busy?.poll(timeoutMs) ?? false;
-  }
-
   inPlace(data: Uint8Array): boolean {
     return data.buffer === this.#device.memory.buffer;
   }
@@ -372,7 +400,9 @@ class Vtblk implements DiskProvider {
       while (this.#config === "changed") {
         this.#config = "reading";
         const { capacity } = await this.#device.config.readAll({ capacity: BlockConfig.capacity });
-        this.#resize(mediaSizeOf(capacity, this.sectorSize, this.name));
+        const mediaSize = mediaSizeOf(capacity, this.sectorSize, this.name);
+        this.zones?.resize(mediaSize);
+        this.#resize(mediaSize);
       }
     } catch (error) {
       this.#context.log(`cannot read the capacity: ${String(error)}`);

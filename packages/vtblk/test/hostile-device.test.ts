@@ -1,5 +1,4 @@
 // A block device that lies, shrinks, or says nothing: each request ends once with one clear error, and nothing hangs.
-import type { Disk } from "@virtio/core";
 import {
   blk,
   type EmbeddedBlkOptions,
@@ -9,8 +8,11 @@ import {
   MemoryBackend,
 } from "@virtio/hypervisor";
 import { attach, probe } from "@virtio/pci-transport";
+import type { StrategyDisk } from "@virtio/storage";
 import { describe, expect, it, onTestFinished } from "vitest";
-import { type VtblkOptions, vtblk } from "../src/index.js";
+import { vtblk } from "../src/index.js";
+import { Load, read, turns } from "./bios.js";
+import { virtualTime } from "./virtual-time.js";
 
 const SIZE = 4 << 20;
 const SECTOR = 512;
@@ -21,10 +23,10 @@ async function machineOf(options: EmbeddedBlkOptions): Promise<EmbeddedMachine> 
   });
 }
 
-async function attached(machine: EmbeddedMachine, options: VtblkOptions = {}): Promise<Disk> {
+async function attached(machine: EmbeddedMachine): Promise<StrategyDisk> {
   const [node] = await probe(machine.buses[0].bus);
   if (node === undefined) throw new Error("no device");
-  return attach(node, vtblk({ noIdent: true, ...options }));
+  return attach(node, vtblk({ noIdent: true }));
 }
 
 const outcome = (request: Promise<unknown>): Promise<string> =>
@@ -32,17 +34,6 @@ const outcome = (request: Promise<unknown>): Promise<string> =>
     () => "done",
     (fault: { code?: string; errno?: string }) => `${fault.code} ${fault.errno}`,
   );
-
-/** How often each of `count` requests ends, and how. */
-async function ends(count: number, request: (n: number) => Promise<void>): Promise<string[][]> {
-  const seen = Array.from({ length: count }, (): string[] => []);
-  await Promise.all(
-    seen.map(async (all, n) => {
-      all.push(await outcome(request(n)));
-    }),
-  );
-  return seen;
-}
 
 describe("vtblk on a device", () => {
   for (const status of [3, 0x55, 0xff])
@@ -131,9 +122,12 @@ describe("vtblk on a device", () => {
     const disk = await attached(machine);
     const sizes: number[] = [];
     disk.onResize((size) => sizes.push(size));
-    const reading = ends(64, (n) => disk.read((n * SIZE) / 64, new Uint8Array(4096)));
+    const reads = Array.from({ length: 64 }, (_, n) => read((n * SIZE) / 64, new Uint8Array(4096)));
+    const load = new Load(disk, reads);
     backend.resize(SIZE / 2);
-    for (const [n, all] of (await reading).entries()) {
+    await load.over;
+    await turns();
+    for (const [n, all] of load.ends.entries()) {
       expect(all).toHaveLength(1);
       expect(all[0]).toMatch(n < 32 ? /^done$/ : /^(done|IO EIO|INVALID EINVAL)$/);
     }
@@ -144,43 +138,48 @@ describe("vtblk on a device", () => {
   });
 
   for (const queues of [1, 4])
-    it(`that never answers is reset after its time: each request fails once with ETIMEDOUT, and the disk works again (${queues} queues)`, {
-      timeout: 20_000,
-    }, async () => {
+    it(`that never answers is reset after its time: each request fails once with ETIMEDOUT, and the disk works again (${queues} queues)`, async () => {
+      const passing = virtualTime();
       const backend = new FaultBackend(new MemoryBackend(SIZE));
       const machine = await machineOf({ backend, queues });
       onTestFinished(() => machine.close());
-      const disk = await attached(machine, { timeout: 1 });
+      const disk = await attached(machine);
       for (let round = 0; round < 2; round++) {
         backend.fate = () => "never";
-        const seen = await ends(32, (n) => disk.read(n * 4096, new Uint8Array(4096)));
-        expect(seen).toEqual(seen.map(() => ["TIMED_OUT ETIMEDOUT"]));
+        const began = performance.now();
+        const reads = Array.from({ length: 32 }, (_, n) => read(n * 4096, new Uint8Array(4096)));
+        const load = new Load(disk, reads);
+        await passing(load.over);
+        // The default, and at most a quarter more until somebody looks.
+        expect(performance.now() - began).toBeGreaterThanOrEqual(30_000);
+        expect(performance.now() - began).toBeLessThan(40_000);
         backend.fate = () => undefined;
         const bytes = new Uint8Array(4096).fill(round + 1);
         await disk.write(0, bytes);
         const into = new Uint8Array(4096);
         await disk.read(0, into);
         expect(into).toEqual(bytes);
+        expect(load.ends).toEqual(reads.map(() => ["TIMED_OUT ETIMEDOUT"]));
       }
     });
 
-  it("that cannot even be reset fails for good, and its memory is not used again", {
-    timeout: 30_000,
-  }, async () => {
+  it("that cannot even be reset fails for good, and its memory is not used again", async () => {
+    const passing = virtualTime();
     const backend = new FaultBackend(new MemoryBackend(SIZE));
     const machine = await machineOf({ backend });
     const free = machine.memory.available;
-    const disk = await attached(machine, { timeout: 1 });
+    const disk = await attached(machine);
     let letGo = (): void => {};
     // The backend goes on with it, whatever the device is told.
     backend.fate = () =>
       new Promise<void>((resolve) => {
         letGo = resolve;
       });
-    expect(await outcome(disk.read(0, new Uint8Array(4096)))).toBe("TIMED_OUT ETIMEDOUT");
-    expect(await disk.closed).toMatchObject({ code: "TIMED_OUT" });
+    const reading = outcome(disk.read(0, new Uint8Array(4096)));
+    expect(await passing(reading)).toBe("TIMED_OUT ETIMEDOUT");
+    expect(await passing(disk.closed)).toMatchObject({ code: "TIMED_OUT" });
     expect(await outcome(disk.read(0, new Uint8Array(4096)))).toMatch(/^TIMED_OUT/);
-    await disk.detach().catch(() => {});
+    await passing(disk.detach().catch(() => {}));
     expect(machine.memory.available).toBeLessThan(free);
     letGo();
     await machine.close();

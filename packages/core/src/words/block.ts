@@ -64,7 +64,13 @@ export type BlockConfigField =
   | "writeZeroesMayUnmap"
   | "maxSecureEraseSectors"
   | "maxSecureEraseSeg"
-  | "secureEraseSectorAlignment";
+  | "secureEraseSectorAlignment"
+  | "zoneSectors"
+  | "maxOpenZones"
+  | "maxActiveZones"
+  | "maxAppendSectors"
+  | "writeGranularity"
+  | "zonedModel";
 
 /** Fields of `struct virtio_blk_config` (virtio 1.4 §5.2.4): offset, width. */
 export const BlockConfig: Readonly<Record<BlockConfigField, ConfigField>> = {
@@ -90,6 +96,12 @@ export const BlockConfig: Readonly<Record<BlockConfigField, ConfigField>> = {
   maxSecureEraseSectors: [60, 4],
   maxSecureEraseSeg: [64, 4],
   secureEraseSectorAlignment: [68, 4],
+  zoneSectors: [72, 4],
+  maxOpenZones: [76, 4],
+  maxActiveZones: [80, 4],
+  maxAppendSectors: [84, 4],
+  writeGranularity: [88, 4],
+  zonedModel: [92, 1],
 };
 
 /** Bytes of `struct virtio_blk_config` (virtio 1.4 §5.2.4). */
@@ -105,6 +117,13 @@ export enum BlockRequestType {
   DISCARD = 11,
   WRITE_ZEROES = 13,
   SECURE_ERASE = 14,
+  ZONE_APPEND = 15,
+  ZONE_REPORT = 16,
+  ZONE_OPEN = 18,
+  ZONE_CLOSE = 20,
+  ZONE_FINISH = 22,
+  ZONE_RESET = 24,
+  ZONE_RESET_ALL = 26,
 }
 
 /** Bytes of the request header: le32 type, le32 reserved, le64 sector (virtio 1.4 §5.2.6). */
@@ -128,4 +147,66 @@ export enum BlockStatus {
   OK = 0,
   IOERR = 1,
   UNSUPP = 2,
+  /** with ZONED, as those below: what the zone cannot do */
+  ZONE_INVALID_CMD = 3,
+  /** a write that does not begin at the write pointer, or does not end at a multiple of write_granularity */
+  ZONE_UNALIGNED_WP = 4,
+  /** max_open_zones would be exceeded */
+  ZONE_OPEN_RESOURCE = 5,
+  /** max_active_zones would be exceeded */
+  ZONE_ACTIVE_RESOURCE = 6,
 }
+
+/** Values of `zoned.model` (virtio 1.4 §5.2.4). */
+export enum BlockZonedModel {
+  /** drive-managed, or not zoned: a regular disk */
+  NONE = 0,
+  /** host-managed: zones must be written in order */
+  HM = 1,
+  /** host-aware: zones are best written in order */
+  HA = 2,
+}
+
+/** Values of `z_type` (virtio 1.4 §5.2.6). */
+export enum BlockZoneType {
+  /** conventional: as a regular disk */
+  CONV = 1,
+  /** sequential write required */
+  SWR = 2,
+  /** sequential write preferred */
+  SWP = 3,
+}
+
+/** Values of `z_state` (virtio 1.4 §5.2.6). */
+export enum BlockZoneState {
+  /** no write pointer: a conventional zone */
+  NOT_WP = 0,
+  EMPTY = 1,
+  /** implicitly open */
+  IOPEN = 2,
+  /** explicitly open */
+  EOPEN = 3,
+  CLOSED = 4,
+  RDONLY = 13,
+  FULL = 14,
+  OFFLINE = 15,
+}
+
+/** Bytes of the header of a zone report: le64 nr_zones, zones that follow, and 56 reserved (virtio 1.4 §5.2.6). */
+export const BLOCK_ZONE_REPORT_HEADER_SIZE = 64;
+/** Bytes of a zone descriptor (virtio 1.4 §5.2.6). */
+export const BLOCK_ZONE_DESCRIPTOR_SIZE = 64;
+/** Bytes of `append_sector`, what the device writes before the status of ZONE_APPEND (virtio 1.4 §5.2.6). */
+export const BLOCK_APPEND_SECTOR_SIZE = 8;
+
+/** Names of the fields of `struct virtio_blk_zone_descriptor`. */
+export type BlockZoneDescriptorField = "zCap" | "zStart" | "zWp" | "zType" | "zState";
+
+/** Fields of `struct virtio_blk_zone_descriptor` (virtio 1.4 §5.2.6): offset, width. Capacity, start and write pointer are in sectors. */
+export const BlockZoneDescriptor: Readonly<Record<BlockZoneDescriptorField, ConfigField>> = {
+  zCap: [0, 8],
+  zStart: [8, 8],
+  zWp: [16, 8],
+  zType: [24, 1],
+  zState: [25, 1],
+};

@@ -1,5 +1,6 @@
 // The commands of a block device over a backend (virtio 1.4 §5.2.6), written from the device clauses.
 import {
+  BLOCK_APPEND_SECTOR_SIZE,
   BLOCK_BARRIER,
   BLOCK_HEADER_SIZE,
   BLOCK_ID_SIZE,
@@ -17,7 +18,9 @@ import type { BlockBackend } from "../block-backend.js";
 import type { ModelHost } from "../device-model.js";
 import { hasBit } from "../feature-words.js";
 import { checkBlockRequest } from "../rules/block-rules.js";
+import { checkZoneRequest } from "../rules/zone-rules.js";
 import type { BlockCharacteristics, BlockConfiguration } from "./block-config.js";
+import { Zones } from "./zones.js";
 
 /** Legacy name of FLUSH: `VIRTIO_BLK_T_FLUSH_OUT` (§5.2.6.3). */
 const FLUSH_OUT = 5;
@@ -93,6 +96,8 @@ export class BlockCommands {
   readonly #id = new Uint8Array(BLOCK_ID_SIZE);
   readonly #lifetime = new Uint8Array(BLOCK_LIFETIME_SIZE);
   readonly #blockSize: number;
+  /** Null: there are none, or none that show. */
+  readonly #zones: Zones | null;
   /** With SIZE_MAX offered; else there is no bound. */
   readonly #sizeMax: number;
   readonly #bounded: boolean;
@@ -106,12 +111,21 @@ export class BlockCommands {
     backend: BlockBackend,
     configuration: BlockConfiguration,
     serial: string,
-    { blockSize = SECTOR_SIZE, lifetime }: BlockCharacteristics,
+    { blockSize = SECTOR_SIZE, lifetime, zoned }: BlockCharacteristics,
   ) {
     this.#name = name;
     this.#backend = backend;
     this.#configuration = configuration;
     this.#blockSize = blockSize;
+    this.#zones =
+      zoned === undefined || zoned.model === "none"
+        ? null
+        : new Zones(
+            zoned,
+            configuration.field("writeGranularity"),
+            configuration.field("maxAppendSectors"),
+            () => backend.size / SECTOR_SIZE,
+          );
     this.#sizeMax = configuration.field("sizeMax") || Number.POSITIVE_INFINITY;
     this.#bounded = this.#sizeMax < Number.POSITIVE_INFINITY;
     this.#words = new Uint32Array(this.#header.buffer);
@@ -145,23 +159,29 @@ export class BlockCommands {
     const sector = sectorHigh * 0x1_0000_0000 + sectorLow;
     const ranged = rangedCommands.get(type);
     const ranges = ranged === undefined ? noRanges : this.#ranges(chain, dataOut, ranged);
-    if (host.rules !== null)
-      checkBlockRequest(
-        host.rules,
-        this.#name,
-        { type, sectorLow, sectorHigh, dataOut, dataIn, rangeFlags: flagsOf(ranges) },
-        known,
-        ranged === undefined ? 0 : this.#configuration.field(ranged.maxSegments),
-      );
+    const zones = this.#zones;
+    const zoned = zones !== null && hasBit(host.features, BlockFeature.ZONED);
+    if (host.rules !== null) {
+      const rangeFlags = flagsOf(ranges);
+      const request = { type, sectorLow, sectorHigh, dataOut, dataIn, rangeFlags };
+      const maxSegments = ranged === undefined ? 0 : this.#configuration.field(ranged.maxSegments);
+      checkBlockRequest(host.rules, this.#name, request, known, maxSegments);
+      if (zoned) checkZoneRequest(host.rules, this.#name, request, known, zones);
+    }
     if (ranged !== undefined) return this.#executeRanged(host, type, ranged, ranges, dataOut);
 
     switch (type) {
       case BlockRequestType.IN:
         if (!this.#fits(sector, dataIn)) return BlockStatus.IOERR;
+        if (zones !== null) return this.#readZones(zones, chain, sector, dataIn);
         return this.#read(chain, sector * SECTOR_SIZE, dataIn);
       case BlockRequestType.OUT:
         // A read-only device writes nothing (§5.2.6.2).
         if (backend.readOnly || !this.#fits(sector, dataOut)) return BlockStatus.IOERR;
+        if (zones !== null) {
+          const status = zones.write(sector, dataOut / SECTOR_SIZE, zoned);
+          if (status !== BlockStatus.OK) return status;
+        }
         return this.#write(chain, sector * SECTOR_SIZE, dataOut);
       case FLUSH_OUT:
         if (this.#configuration.modern) return BlockStatus.UNSUPP;
@@ -177,8 +197,54 @@ export class BlockCommands {
         chain.write(0, this.#lifetime);
         return BlockStatus.OK;
       default:
-        return BlockStatus.UNSUPP;
+        if (!zoned || BlockRequestType[type] === undefined) return BlockStatus.UNSUPP;
+        return this.#zoned(zones, chain, type, sector);
     }
+  }
+
+  /** What was not written since its zone was emptied reads as zeroes. */
+  #readZones(zones: Zones, chain: DeviceChain, sector: number, length: number): Outcome {
+    const status = zones.read(sector, length / SECTOR_SIZE);
+    if (status !== BlockStatus.OK) return status;
+    const gaps = zones
+      .unwritten(sector, length / SECTOR_SIZE)
+      .flatMap(([from, to]) =>
+        chain.writablePieces((from - sector) * SECTOR_SIZE, (to - from) * SECTOR_SIZE),
+      );
+    const clear = (): void => {
+      for (const gap of gaps) gap.fill(0);
+    };
+    const outcome = this.#read(chain, sector * SECTOR_SIZE, length);
+    if (outcome instanceof Promise) return outcome.then(clear);
+    clear();
+    return outcome;
+  }
+
+  /** A request about zones (§5.2.6). */
+  #zoned(zones: Zones, chain: DeviceChain, type: BlockRequestType, sector: number): Outcome {
+    const dataIn = chain.writableLength - 1;
+    if (type === BlockRequestType.ZONE_REPORT) {
+      const report = zones.report(sector, dataIn);
+      if (report === null) return BlockStatus.ZONE_INVALID_CMD;
+      chain.fill(0, dataIn);
+      chain.write(0, report);
+      return BlockStatus.OK;
+    }
+    if (this.#backend.readOnly) return BlockStatus.IOERR;
+    if (type !== BlockRequestType.ZONE_APPEND) return zones.manage(type, sector);
+    const length = chain.readableLength - BLOCK_HEADER_SIZE;
+    if (dataIn < BLOCK_APPEND_SECTOR_SIZE || length % this.#blockSize !== 0)
+      return BlockStatus.IOERR;
+    const { status, at } = zones.append(sector, length / SECTOR_SIZE);
+    if (status !== BlockStatus.OK) return status;
+    const answer = (): void => {
+      const words = Uint32Array.of(at, at / 0x1_0000_0000);
+      chain.write(0, new Uint8Array(words.buffer));
+    };
+    const outcome = this.#write(chain, at * SECTOR_SIZE, length);
+    if (outcome instanceof Promise) return outcome.then(answer);
+    answer();
+    return outcome;
   }
 
   #read(chain: DeviceChain, position: number, length: number): Outcome {
@@ -232,6 +298,8 @@ export class BlockCommands {
       const sector = high * 0x1_0000_0000 + low;
       const length = sectors * SECTOR_SIZE;
       if (sectors > most || !this.#fits(sector, length)) return BlockStatus.IOERR;
+      const status = this.#zones?.range(type, sector, sectors) ?? BlockStatus.OK;
+      if (status !== BlockStatus.OK) return status;
       work.push(() => this.#apply(type, sector * SECTOR_SIZE, length, flag));
     }
     return this.#written(inTurn(work)) ?? BlockStatus.OK;
@@ -239,6 +307,8 @@ export class BlockCommands {
 
   #apply(type: number, position: number, length: number, flags: number): Promise<void> | undefined {
     const backend = this.#backend;
+    if (type === BlockRequestType.SECURE_ERASE)
+      this.#zones?.erase(position / SECTOR_SIZE, length / SECTOR_SIZE);
     // Discarded sectors may read as anything, and so as before (§5.2.6.2).
     if (type === BlockRequestType.DISCARD) return backend.discard?.(position, length);
     // A secure erase leaves zeroes: nothing here keeps what was overwritten.

@@ -5,12 +5,14 @@ import {
   BlockConfig,
   type BlockConfigField,
   BlockFeature,
+  BlockZonedModel,
   SECTOR_SIZE,
 } from "@virtio/core/block";
 import type { BlockBackend } from "../block-backend.js";
 import { hasBit } from "../feature-words.js";
 import type { RegisterSpace } from "../registers.js";
 import { blockConfigGate } from "../rules/block-rules.js";
+import { checkZones, type ZonedCharacteristics } from "./zones.js";
 
 /** Bounds of the requests that name ranges of sectors. */
 export interface RangeLimits {
@@ -41,6 +43,8 @@ export interface BlockCharacteristics {
   readonly writeZeroes?: RangeLimits | undefined;
   /** SECURE_ERASE is offered. */
   readonly secureErase?: RangeLimits | undefined;
+  /** ZONED is offered. A zoned device has no legacy interface (§5.2.5.2). */
+  readonly zoned?: ZonedCharacteristics | undefined;
   /** The answer to GET_LIFETIME, values of §5.2.6: LIFETIME is offered. Default, with `lifetime=on`: a new disk's. */
   readonly lifetime?:
     | { readonly preEolInfo: number; readonly estTypA: number; readonly estTypB: number }
@@ -67,11 +71,17 @@ const offeredOnDemand: readonly BlockFeature[] = [
   BlockFeature.SECURE_ERASE,
 ];
 
-/** Features that a specification can name. RO comes with the backend, MQ with the number of queues. */
+/** Features that a specification can name. RO comes with the backend, MQ with the number of queues, ZONED with zones. */
 export const blockModelFeatures: readonly BlockFeature[] = [
   ...offeredByDefault,
   ...offeredOnDemand,
 ];
+
+const models = {
+  none: BlockZonedModel.NONE,
+  "host-managed": BlockZonedModel.HM,
+  "host-aware": BlockZonedModel.HA,
+} as const;
 
 const SIZE_MAX_DEFAULT = 0x1_0000;
 const MAX_SECTORS_DEFAULT = 0x3f_ffff;
@@ -97,6 +107,7 @@ export class BlockConfiguration implements RegisterSpace {
   #accepted: ArrayLike<number> = [];
   readonly #offersFlush: boolean;
   readonly #offersWce: boolean;
+  readonly #zoned: BlockZonedModel;
   /** What the driver wrote to `writeback`; null: nothing. */
   #writeback: number | null = null;
 
@@ -115,7 +126,8 @@ export class BlockConfiguration implements RegisterSpace {
     this.offered = offer(options);
     this.#offersFlush = this.offered.includes(BlockFeature.FLUSH);
     this.#offersWce = this.offered.includes(BlockFeature.CONFIG_WCE);
-    const { discard = {}, writeZeroes = {}, secureErase = {} } = characteristics;
+    const { discard = {}, writeZeroes = {}, secureErase = {}, zoned } = characteristics;
+    this.#zoned = models[zoned?.model ?? "none"];
     const sectors = blockSize / SECTOR_SIZE;
     this.#set({
       sizeMax,
@@ -136,6 +148,7 @@ export class BlockConfiguration implements RegisterSpace {
       maxSecureEraseSeg: secureErase.maxSegments ?? MAX_SEGMENTS_DEFAULT,
       secureEraseSectorAlignment: secureErase.alignment ?? sectors,
     });
+    if (zoned !== undefined) this.#setZones(zoned, secureErase, segMax, blockSize);
     this.resized();
   }
 
@@ -157,6 +170,53 @@ export class BlockConfiguration implements RegisterSpace {
     }
   }
 
+  /** @throws VirtioFault INVALID */
+  #setZones(
+    zoned: ZonedCharacteristics,
+    { alignment }: RangeLimits,
+    segMax: number,
+    blockSize: number,
+  ): void {
+    const { zoneSectors, zoneCapacity = zoneSectors, maxOpen = 0, maxActive = 0 } = zoned;
+    const { writeGranularity = blockSize } = zoned;
+    checkZones(zoned, writeGranularity, blockSize);
+    if (this.#zoned === BlockZonedModel.NONE) return;
+    // An append is no longer than a request can be; and on a host-aware device there is none (§5.2.5.2, §5.2.6.2).
+    const sizeMax = this.field("sizeMax") || Number.POSITIVE_INFINITY;
+    const carried = Math.floor((segMax * sizeMax) / writeGranularity) * writeGranularity;
+    const most = Math.min(zoneCapacity, carried / SECTOR_SIZE);
+    const { maxAppendSectors = this.#zoned === BlockZonedModel.HM ? most : 0 } = zoned;
+    if (maxAppendSectors * SECTOR_SIZE > segMax * sizeMax)
+      throw new VirtioFault(
+        "INVALID",
+        `zoned: maxAppendSectors ${maxAppendSectors} is more than a request of ${segMax} segments carries`,
+      );
+    const secureEraseSectorAlignment = alignment ?? zoneSectors;
+    if (secureEraseSectorAlignment % zoneSectors !== 0)
+      throw new VirtioFault(
+        "INVALID",
+        `zoned: secureErase.alignment ${alignment} is not made of zones of ${zoneSectors}`,
+      );
+    this.#set({
+      secureEraseSectorAlignment,
+      zoneSectors,
+      maxOpenZones: maxOpen,
+      maxActiveZones: maxActive,
+      maxAppendSectors,
+      writeGranularity,
+      zonedModel: this.#zoned,
+    });
+  }
+
+  /** A host-managed device runs with no driver that does not know zones (§5.2.5.2). */
+  get acceptable(): boolean {
+    return !this.hostManaged || hasBit(this.#accepted, BlockFeature.ZONED);
+  }
+
+  get hostManaged(): boolean {
+    return this.#zoned === BlockZonedModel.HM;
+  }
+
   /** The backend has another size now. */
   resized(): void {
     const capacity = this.#backend.size / SECTOR_SIZE;
@@ -174,6 +234,9 @@ export class BlockConfiguration implements RegisterSpace {
   read(offset: number, width: 1 | 2 | 4): number {
     const bytes = this.#bytes;
     if (this.#offersWce) bytes.setUint8(BlockConfig.writeback[0], this.#cacheMode());
+    // Without ZONED accepted a device that is not host-managed is a disk as any other (§5.2.5.2).
+    const plain = this.modern && !hasBit(this.#accepted, BlockFeature.ZONED);
+    if (offset >= BlockConfig.zoneSectors[0] && plain && !this.hostManaged) return 0;
     return width === 1
       ? bytes.getUint8(offset)
       : width === 2
@@ -236,6 +299,7 @@ function offer({
   );
   if (backend.readOnly) offered.push(BlockFeature.RO);
   if (queues > 1) offered.push(BlockFeature.MQ);
+  if (characteristics.zoned !== undefined) offered.push(BlockFeature.ZONED);
   if (offered.includes(BlockFeature.FLUSH)) return offered;
   // A device that offers CONFIG_WCE offers FLUSH (§5.2.5.2).
   if (named(BlockFeature.CONFIG_WCE) === true)

@@ -7,6 +7,7 @@ import type { DeviceModel, ModelHost } from "../device-model.js";
 import { hasBit } from "../feature-words.js";
 import type { RegisterSpace } from "../registers.js";
 import { blockConfigGate, CapacityRules, checkWriteback } from "../rules/block-rules.js";
+import { ZoneNegotiationRules } from "../rules/zone-rules.js";
 import { BlockCommands } from "./block-commands.js";
 import { type BlockCharacteristics, BlockConfiguration } from "./block-config.js";
 
@@ -81,6 +82,7 @@ export class BlockModel implements DeviceModel {
   readonly #backlogs: readonly Backlog[];
   #host: ModelHost | null = null;
   #capacityRules: CapacityRules | null = null;
+  #zoneRules: ZoneNegotiationRules | null = null;
 
   /** @throws VirtioFault INVALID */
   constructor(options: BlockModelOptions) {
@@ -107,6 +109,14 @@ export class BlockModel implements DeviceModel {
     return blockConfigGate(offset);
   }
 
+  accepts(): boolean {
+    return this.#configuration.acceptable;
+  }
+
+  statusWrite(value: number, status: number): void {
+    this.#zoneRules?.statusWrite(value, status, this.#host?.features ?? []);
+  }
+
   #readConfig(offset: number, width: 1 | 2 | 4): number {
     this.#capacityRules?.configRead(offset);
     const honest = this.#configuration.read(offset, width);
@@ -126,6 +136,9 @@ export class BlockModel implements DeviceModel {
     const sectors = this.#sectors;
     if (host.rules !== null)
       this.#capacityRules = new CapacityRules(host.rules, this.name, this.queues, sectors);
+    const { hostManaged, offered } = this.#configuration;
+    if (host.rules !== null && offered.includes(BlockFeature.ZONED))
+      this.#zoneRules = new ZoneNegotiationRules(host.rules, this.name, hostManaged);
     this.#backend.onResize = () => host.tasks.enqueue(() => this.#resized(host));
   }
 
@@ -206,7 +219,8 @@ export class BlockModel implements DeviceModel {
       if (backlog.idle.length === 0) this.#pastBarrier(host, queue, backlog);
       for (const idle of backlog.idle.splice(0)) idle();
     };
-    void host.outside(outcome).then(
+    const over = this.#backend.outside === false ? outcome : host.outside(outcome);
+    void over.then(
       () => done(BlockStatus.OK),
       () => done(BlockStatus.IOERR),
     );

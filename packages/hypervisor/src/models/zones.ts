@@ -11,6 +11,7 @@ import {
   BlockZoneType,
   SECTOR_SIZE,
 } from "@virtio/core/block";
+import type { ObservedZone, ObservedZones } from "../rules/zone-rules.js";
 
 const { OK, ZONE_INVALID_CMD, ZONE_UNALIGNED_WP, ZONE_OPEN_RESOURCE, ZONE_ACTIVE_RESOURCE } =
   BlockStatus;
@@ -23,7 +24,7 @@ export interface ZonedCharacteristics {
   readonly model: "none" | "host-managed" | "host-aware";
   /** Sectors of a zone; the last one may be smaller. */
   readonly zoneSectors: number;
-  /** Sectors of a zone that can be written. Default: all. */
+  /** Sectors of a zone that can be written; fewer than all on a host-managed disk only. Default: all. */
   readonly zoneCapacity?: number | undefined;
   /** How many of the first zones are conventional. Default 0. */
   readonly conventional?: number | undefined;
@@ -40,9 +41,7 @@ export interface ZonedCharacteristics {
 }
 
 /** One zone. `wp` stays where it was when the zone was finished: what lies behind it was never written. In sectors. */
-interface ZoneEntry {
-  readonly type: BlockZoneType;
-  readonly start: number;
+interface ZoneEntry extends ObservedZone {
   state: BlockZoneState;
   wp: number;
 }
@@ -50,11 +49,12 @@ interface ZoneEntry {
 const isOpen = ({ state }: ZoneEntry): boolean => state === IOPEN || state === EOPEN;
 const isActive = (zone: ZoneEntry): boolean => isOpen(zone) || zone.state === CLOSED;
 
-/** The zones of one device. Numbers of sectors, all but the granularity. */
-export class Zones {
+/** {@inheritDoc ObservedZones} */
+export class Zones implements ObservedZones {
+  readonly zoneSectors: number;
+  readonly granularity: number;
+  readonly maxAppend: number;
   readonly #what: ZonedCharacteristics;
-  readonly #granularity: number;
-  readonly #maxAppend: number;
   readonly #capacity: () => number;
   readonly #zones: ZoneEntry[] = [];
 
@@ -68,9 +68,10 @@ export class Zones {
     maxAppend: number,
     capacity: () => number,
   ) {
+    this.zoneSectors = what.zoneSectors;
+    this.granularity = granularity;
+    this.maxAppend = maxAppend;
     this.#what = what;
-    this.#granularity = granularity;
-    this.#maxAppend = maxAppend;
     this.#capacity = capacity;
   }
 
@@ -89,13 +90,12 @@ export class Zones {
     return zones;
   }
 
-  /** The zone that a sector lies in. */
-  at(sector: number): Readonly<ZoneEntry> | undefined {
+  at(sector: number): ObservedZone | undefined {
     return this.#at(sector);
   }
 
   #at(sector: number): ZoneEntry | undefined {
-    return this.#all[Math.floor(sector / this.#what.zoneSectors)];
+    return this.#all[Math.floor(sector / this.zoneSectors)];
   }
 
   /** The zone that begins at a sector. */
@@ -105,14 +105,16 @@ export class Zones {
   }
 
   /** Where a zone ends. */
-  #end({ start }: Readonly<ZoneEntry>): number {
-    return Math.min(start + this.#what.zoneSectors, this.#capacity());
+  #end({ start }: ObservedZone): number {
+    return Math.min(start + this.zoneSectors, this.#capacity());
   }
 
-  /** Where what can be written of a zone ends. */
-  writableEnd(zone: Readonly<ZoneEntry>): number {
+  writableEnd(zone: ObservedZone): number {
     const { zoneSectors, zoneCapacity = zoneSectors } = this.#what;
-    return Math.min(zone.start + (zone.type === CONV ? zoneSectors : zoneCapacity), this.#end(zone));
+    return Math.min(
+      zone.start + (zone.type === CONV ? zoneSectors : zoneCapacity),
+      this.#end(zone),
+    );
   }
 
   /** A range, zone by zone. */
@@ -158,20 +160,19 @@ export class Zones {
       if (zone.state === RDONLY || zone.state === OFFLINE) return ZONE_INVALID_CMD;
       if (zone.type === SWR) {
         if (zone.state === FULL) return ZONE_INVALID_CMD;
-        if (from !== zone.wp || (to * SECTOR_SIZE) % this.#granularity !== 0)
+        if (from !== zone.wp || (to * SECTOR_SIZE) % this.granularity !== 0)
           return ZONE_UNALIGNED_WP;
       }
       if (zone.type !== CONV && to > this.writableEnd(zone)) return ZONE_INVALID_CMD;
     }
     // What a full host-aware zone holds is written over, and it stays full.
-    const written = slices.filter(({ zone }) => zone.state !== NOT_WP && zone.state !== FULL);
-    const status = this.#open(
-      written.map(({ zone }) => zone),
-      IOPEN,
-      limited,
-    );
+    const zones = slices
+      .map(({ zone }) => zone)
+      .filter(({ state }) => ![NOT_WP, FULL].includes(state));
+    const status = this.#open(zones, IOPEN, limited);
     if (status !== OK) return status;
-    for (const { zone, to } of written) {
+    for (const { zone, to } of slices) {
+      if (zone.type === CONV) continue;
       zone.wp = Math.max(zone.wp, to);
       if (zone.wp === this.writableEnd(zone)) zone.state = FULL;
     }
@@ -185,8 +186,8 @@ export class Zones {
     if (zone === undefined || zone.type !== SWR) return refused(ZONE_INVALID_CMD);
     if (zone.state === OFFLINE || zone.state === RDONLY || zone.state === FULL)
       return refused(ZONE_INVALID_CMD);
-    if (sectors > this.#maxAppend)
-      return refused(this.#maxAppend === 0 ? BlockStatus.UNSUPP : ZONE_INVALID_CMD);
+    if (sectors > this.maxAppend)
+      return refused(this.maxAppend === 0 ? BlockStatus.UNSUPP : ZONE_INVALID_CMD);
     if (zone.wp + sectors > this.writableEnd(zone)) return refused(ZONE_INVALID_CMD);
     const at = zone.wp;
     return { status: this.write(at, sectors, true), at };
@@ -254,9 +255,8 @@ export class Zones {
     limited: boolean,
   ): BlockStatus {
     const { maxOpen = 0, maxActive = 0 } = this.#what;
-    const others = this.#all.filter((zone) => !zones.includes(zone));
-    const opening = zones.filter((zone) => !isOpen(zone));
-    if (limited && opening.length > 0) {
+    if (limited && maxOpen + maxActive > 0 && !zones.every(isOpen)) {
+      const others = this.#all.filter((zone) => !zones.includes(zone));
       if (maxActive > 0 && others.filter(isActive).length + zones.length > maxActive)
         return ZONE_ACTIVE_RESOURCE;
       if (maxOpen > 0) {
@@ -276,7 +276,7 @@ export class Zones {
   report(sector: number, length: number): Uint8Array | null {
     if (sector >= this.#capacity() || length < BLOCK_ZONE_REPORT_HEADER_SIZE) return null;
     const room = Math.floor((length - BLOCK_ZONE_REPORT_HEADER_SIZE) / BLOCK_ZONE_DESCRIPTOR_SIZE);
-    const first = Math.floor(sector / this.#what.zoneSectors);
+    const first = Math.floor(sector / this.zoneSectors);
     const zones = this.#all.slice(first, first + room);
     const bytes = new Uint8Array(
       BLOCK_ZONE_REPORT_HEADER_SIZE + zones.length * BLOCK_ZONE_DESCRIPTOR_SIZE,
@@ -319,5 +319,7 @@ export function checkZones(
   for (const [name, sectors] of Object.entries({ zoneSectors, zoneCapacity }))
     if (!(sectors > 0 && (sectors * SECTOR_SIZE) % granularity === 0))
       refuse(`${name} ${sectors} is no multiple of writeGranularity ${granularity}`);
+  if (model === "host-aware" && zoneCapacity !== zoneSectors)
+    refuse("a host-aware disk can be written everywhere: zoneCapacity is not for it");
   if (zoneCapacity > zoneSectors) refuse(`zoneCapacity ${zoneCapacity} is above ${zoneSectors}`);
 }

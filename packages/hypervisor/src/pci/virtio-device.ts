@@ -165,7 +165,7 @@ export class VirtioDevice {
   /** Whether this device can run with what the driver accepted (§2.2.2). */
   #acceptable(): boolean {
     if (this.accepted.some((word, i) => (word & ~(this.offered[i] ?? 0)) !== 0)) return false;
-    if (!this.has(ReservedFeature.VERSION_1)) return false;
+    if (!this.has(ReservedFeature.VERSION_1) || this.model.accepts?.() === false) return false;
     return this.model.prerequisites.every(
       ([bit, needs]) => !hasBit(this.accepted, bit) || hasBit(this.accepted, needs),
     );
@@ -194,6 +194,7 @@ export class VirtioDevice {
 
   #writeModern(value: number): void {
     const before = this.status;
+    this.model.statusWrite?.(value, before);
     let status = before | (value & ~DeviceStatus.SUSPEND);
     if ((status & ~before & DeviceStatus.FEATURES_OK) !== 0 && !this.#acceptable())
       status &= ~DeviceStatus.FEATURES_OK;

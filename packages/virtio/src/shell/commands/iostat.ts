@@ -17,6 +17,11 @@ interface Activity {
   readonly bytesWritten: number;
   /** Deleted ones too. */
   readonly bytes: number;
+  /** Milliseconds that one request took: a read, a write, a flush, any. */
+  readonly perRead: number;
+  readonly perWrite: number;
+  readonly perFlush: number;
+  readonly perTransfer: number;
   /** Requests under way at its end. */
   readonly busy: number;
   /** Milliseconds. */
@@ -28,10 +33,17 @@ function since({ name, statistics: now }: Disk, before: DiskStatistics | undefin
   const more = (key: keyof DiskStatistics): number => now[key] - (before?.[key] ?? 0);
   const [reads, writes] = [more("reads"), more("writes")];
   const [bytesRead, bytesWritten] = [more("bytesRead"), more("bytesWritten")];
+  const flushes = more("flushes");
+  const transfers = reads + writes + flushes + more("deletes");
+  const [readTime, writeTime, flushTime] = [more("readTime"), more("writeTime"), more("flushTime")];
+  const each = (time: number, count: number): number => (count === 0 ? 0 : time / count);
   return {
-    ...{ name, reads, writes, bytesRead, bytesWritten },
-    transfers: reads + writes + more("flushes") + more("deletes"),
+    ...{ name, reads, writes, transfers, bytesRead, bytesWritten },
     bytes: bytesRead + bytesWritten + more("bytesDeleted"),
+    perRead: each(readTime, reads),
+    perWrite: each(writeTime, writes),
+    perFlush: each(flushTime, flushes),
+    perTransfer: each(readTime + writeTime + flushTime + more("deleteTime"), transfers),
     busy: now.busy,
     busyTime: more("busyTime"),
   };
@@ -41,24 +53,28 @@ function since({ name, statistics: now }: Disk, before: DiskStatistics | undefin
 function snapshot({ statistics }: Disk): DiskStatistics {
   const { reads, writes, flushes, deletes, errors, busy, busyTime } = statistics;
   const { bytesRead, bytesWritten, bytesDeleted } = statistics;
+  const { readTime, writeTime, flushTime, deleteTime } = statistics;
   return {
     ...{ reads, writes, flushes, deletes, errors, busy, busyTime },
     ...{ bytesRead, bytesWritten, bytesDeleted },
+    ...{ readTime, writeTime, flushTime, deleteTime },
   };
 }
 
 const right = (value: number, width: number, digits = 0): string =>
   value.toFixed(digits).padStart(width);
 
-/** One disk of the extended form: of its columns those that {@link DiskStatistics} can tell. */
+/** One disk of the extended form. */
 function extended(activity: Activity, seconds: number): string {
   const { name, reads, writes, bytesRead, bytesWritten, busy, busyTime } = activity;
+  const { perRead, perWrite, perFlush, perTransfer } = activity;
   const columns = [
     name.padEnd(8),
     right(reads / seconds, 7),
     right(writes / seconds, 7),
     right(bytesRead / 1024 / seconds, 8, 1),
     right(bytesWritten / 1024 / seconds, 8, 1),
+    ...[perRead, perWrite, perFlush, perTransfer].map((ms) => right(ms, 5)),
     right(busy, 4),
     right(busyTime / 10 / seconds, 3),
   ];
@@ -74,7 +90,7 @@ function short({ transfers, bytes }: Activity, seconds: number): string {
 }
 
 const HEADER = `                        extended device statistics
-device       r/s     w/s     kr/s     kw/s qlen  %b
+device       r/s     w/s     kr/s     kw/s  ms/r  ms/w  ms/o  ms/t qlen  %b
 `;
 
 const shortHeader = (disks: readonly Disk[]): string =>

@@ -1,0 +1,1 @@
+export { type DiskFileHandle, fileHandle } from "./file-handle.js";
