@@ -86,8 +86,9 @@ class Positions {
       this.#next = (this.#next + this.#block) % SIZE;
       return this.#next;
     }
-    this.#state = (Math.imul(this.#state, 1_664_525) + 1_013_904_223) >>> 0;
-    return (this.#state % (SIZE / this.#block)) * this.#block;
+    // Of this generator the high bits are the random ones; there are 2^14 blocks of 4 KiB.
+    this.#state = (Math.imul(this.#state, 1_664_525) + 1_013_904_223) | 0;
+    return (this.#state >>> 18) * this.#block;
   }
 }
 

@@ -8,7 +8,7 @@ import { type Callout, type TaskQueue, VirtioFault } from "@virtio/core";
 import * as host from "./host-clock.js";
 
 /** Tasks that run before the host's event loop gets its turn. */
-const BATCH = 16;
+const BATCH = 32;
 
 /** A queue of tasks of one party. */
 class Lane implements TaskQueue {
