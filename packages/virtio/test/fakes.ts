@@ -38,6 +38,7 @@ export class MemoryDisk implements Disk {
   firmwareHeads = 0;
   firmwareSectors = 0;
   readonly maxTransfer: number = 1 << 20;
+  readonly zones = null;
   can: Disk["can"] = { discard: true, writeZeroes: true, secureErase: false };
   readonly statistics = {
     ...{ reads: 0, writes: 0, flushes: 0, deletes: 0 },
