@@ -260,6 +260,9 @@ function refuseWhatIsNotThere(spec: DeviceSpec): void {
   const size = spec.queueSize ?? DEFAULT_QUEUE_SIZE;
   if ((spec.packed !== true || legacy !== "off") && (size & (size - 1)) !== 0)
     refuse(`has split rings: queue-size=${size} is not a power of two (packed=on takes any size)`);
+  const { zoned }: EmbeddedBlkOptions = spec;
+  if (zoned !== undefined && legacy !== "off")
+    refuse("has no legacy interface for a disk with zones: zoned needs legacy=off");
   if (legacy === "on" && spec.packed === true)
     refuse(
       "has no packed rings on the legacy interface: packed=on needs legacy=off or transitional",
