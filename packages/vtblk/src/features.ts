@@ -33,7 +33,7 @@ export const featureNames: readonly FeatureName[] = [
 ];
 
 /** BARRIER is for the legacy interface only, and ZONED for the modern one: `settle` takes them back elsewhere (§5.2.3.1, §5.2.5.2). */
-export const wanted: FeatureSet<Features> = featureSet<Features>().with(
+const wanted: FeatureSet<Features> = featureSet<Features>().with(
   BlockFeature.BARRIER,
   BlockFeature.SIZE_MAX,
   BlockFeature.SEG_MAX,
