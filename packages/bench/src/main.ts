@@ -1,16 +1,18 @@
-// npm run bench -- ring|gc|blk [--json FILE] [--gate] [--rounds N] [--only REGEX]
+// npm run bench -- ring|gc|blk|net [--json FILE] [--gate] [--rounds N] [--only REGEX]
 import { writeFileSync } from "node:fs";
 import { resolve } from "node:path";
 import { parseArgs } from "node:util";
 import { blk, blkNames, missedBlk } from "./blk.js";
 import { gc } from "./gc.js";
-import { missed, ring, ringShapes, sixQueueShapes } from "./ring.js";
+import { net, netNames } from "./net.js";
+import { missed, type Row, ring, ringShapes, sixQueueShapes } from "./ring.js";
 import { nameOf } from "./shape.js";
 
-const usage = `usage: npm run bench -- ring|gc|blk [--json FILE] [--gate] [--rounds N] [--only REGEX]
+const usage = `usage: npm run bench -- ring|gc|blk|net [--json FILE] [--gate] [--rounds N] [--only REGEX]
   ring            the rings beside their twins in C, buffers a second
   gc              garbage collections while 10^7 buffers pass through six queues, and six-queue rows
   blk             vtblk beside a loop that only copies the blocks, requests a second
+  net             vtnet: forwarding beside a loop that only copies the frames, latency, bulk TCP, garbage
   --json FILE     also write the rows to FILE
   --gate          exit status 1 when a target is missed
   --rounds N      rounds of each row, at least 5 (default 7)
@@ -55,16 +57,16 @@ if (values.help) {
   process.exit(0);
 }
 const [what, ...more] = positionals;
-if (what === undefined) refuse("no benchmark is named: one of ring, gc, blk");
-if (what !== "ring" && what !== "gc" && what !== "blk")
-  refuse(`no benchmark '${what}': there are ring, gc and blk`);
+if (what === undefined) refuse("no benchmark is named: one of ring, gc, blk, net");
+if (what !== "ring" && what !== "gc" && what !== "blk" && what !== "net")
+  refuse(`no benchmark '${what}': there are ring, gc, blk and net`);
 if (more.length > 0) refuse(`one benchmark at a time: '${more.join(" ")}' is too much`);
 const rounds = Number(values.rounds);
 if (!(Number.isInteger(rounds) && rounds >= 5))
   refuse(`--rounds '${values.rounds}' is not a whole number from 5 on`);
 const only = pattern(values.only);
 const ringRows = what === "gc" ? sixQueueShapes : ringShapes;
-const names = what === "blk" ? blkNames : ringRows.map(nameOf);
+const names = what === "blk" ? blkNames : what === "net" ? netNames : ringRows.map(nameOf);
 if (!names.some((name) => only.test(name)))
   refuse(`--only '${values.only}' matches no row of ${what}, such as ${names[0]}`);
 
@@ -73,14 +75,19 @@ if (what === "gc") {
   const collections = await gc();
   if (collections > 0) refused.push(`${collections} garbage collections`);
 }
-const rows =
-  what === "blk"
-    ? await blk(only, rounds)
-    : await ring(
-        ringRows.filter((shape) => only.test(nameOf(shape))),
-        rounds,
-      );
-refused.push(...(what === "blk" ? missedBlk(rows) : missed(rows)));
+const rows: Row[] = [];
+if (what === "blk") {
+  rows.push(...(await blk(only, rounds)));
+  refused.push(...missedBlk(rows));
+} else if (what === "net") {
+  const measured = await net(only, rounds);
+  rows.push(...measured.rows);
+  refused.push(...measured.missed);
+} else {
+  const shapes = ringRows.filter((shape) => only.test(nameOf(shape)));
+  rows.push(...(await ring(shapes, rounds)));
+  refused.push(...missed(rows));
+}
 if (values.json !== undefined) {
   const folder = process.env["INIT_CWD"] ?? process.cwd();
   writeFileSync(resolve(folder, values.json), `${JSON.stringify(rows, null, 2)}\n`);

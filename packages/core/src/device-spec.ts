@@ -1,8 +1,10 @@
 // Device specifications: the one language in which people say which devices a machine has.
 //     blk,file=disk.img,serial=ABC123
+//     net,backend=gateway,mac=52:54:00:12:34:56
 import { VirtioFault } from "./errors.js";
 import { BlockFeature } from "./words/block.js";
 import type { ReservedFeature } from "./words/device.js";
+import { NetFeature } from "./words/net.js";
 
 /** Keys that every device takes. */
 export interface CommonSpec {
@@ -46,8 +48,41 @@ export interface BlkSpec extends BlkOptions {
   readonly kind: "blk";
 }
 
+/**
+ * What a network device is wired to:
+ *
+ * - `gateway` a network of its own, 10.0.2.0/24, with a gateway and DHCP server 10.0.2.2
+ * - `loop` itself: each frame comes back
+ * - `pcap:FILE` the frames of a capture file
+ * - `stream:SOCKET` a UNIX socket on which frames go as QEMU has them: a length of 4 bytes, big-endian, then the frame
+ * - `tap:IF` an interface of this computer
+ */
+export type NetBackendName =
+  | "gateway"
+  | "loop"
+  | `pcap:${string}`
+  | `stream:${string}`
+  | `tap:${string}`;
+
+/** A network device: `net`. */
+export interface NetOptions extends CommonSpec {
+  /** `52:54:00:12:34:56`, no group address. Default: the machine gives each device its own. */
+  readonly mac?: string | undefined;
+  /** Default gateway. */
+  readonly backend?: NetBackendName | undefined;
+  /** Pairs of queues; default 1. */
+  readonly queues?: number | undefined;
+  /** Bytes of payload that the device advises (feature MTU), 68 to 65535. Default: it advises nothing. */
+  readonly mtu?: number | undefined;
+}
+
+/** A network device of a machine. */
+export interface NetSpec extends NetOptions {
+  readonly kind: "net";
+}
+
 /** A device of a machine. */
-export type DeviceSpec = BlkSpec;
+export type DeviceSpec = BlkSpec | NetSpec;
 
 /** Bytes of a memory disk that nobody sized. */
 export const DEFAULT_BLK_SIZE: number = 64 << 20;
@@ -87,6 +122,14 @@ const mediaSize: Parse = (value) => {
 };
 const serial: Parse = (value) =>
   /^[\x21-\x7e]{1,20}$/.test(value) ? value : fail("is not 1 to 20 printable ASCII characters");
+const mac: Parse = (value) =>
+  /^[\da-f][\da-f](:[\da-f][\da-f]){5}$/i.test(value) && (Number.parseInt(value, 16) & 1) === 0
+    ? value.toLowerCase()
+    : fail("is not the MAC address of one station, such as 52:54:00:12:34:56");
+const netBackend: Parse = (value) =>
+  /^(gateway|loop|(pcap|stream):.+|tap:[^\s/]{1,15})$/s.test(value)
+    ? value
+    : fail("is not one of gateway, loop, pcap:FILE, stream:SOCKET, tap:IF");
 
 /** Keys of the language: the option each sets, and how its value reads. */
 type Keys = Readonly<Record<string, readonly [option: string, parse: Parse]>>;
@@ -126,6 +169,15 @@ const kinds: Readonly<
       queues: ["queues", count(1, 64)],
     },
     features: Object.keys(BlockFeature).filter((name) => !/^\d+$/.test(name)),
+  },
+  net: {
+    keys: {
+      mac: ["mac", mac],
+      backend: ["backend", netBackend],
+      queues: ["queues", count(1, 256)],
+      mtu: ["mtu", count(68, 65535)],
+    },
+    features: Object.keys(NetFeature).filter((name) => !/^\d+$/.test(name)),
   },
 };
 
@@ -167,9 +219,10 @@ export function parseDeviceSpec(spec: string): DeviceSpec {
   }
   if (options["file"] !== undefined && options["size"] !== undefined)
     refuse("'size' does not go with 'file'");
+  // Its own table read each key: they are this kind's.
   return {
-    kind: kind as DeviceSpec["kind"],
+    kind,
     ...options,
     ...(Object.keys(features).length > 0 ? { features } : {}),
-  };
+  } as DeviceSpec;
 }

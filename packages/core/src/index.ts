@@ -7,6 +7,9 @@ export {
   type CommonSpec,
   DEFAULT_BLK_SIZE,
   type DeviceSpec,
+  type NetBackendName,
+  type NetOptions,
+  type NetSpec,
   parseDeviceSpec,
   parseSize,
 } from "./device-spec.js";

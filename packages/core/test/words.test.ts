@@ -3,8 +3,6 @@ import {
   describeFeatures,
   featureSet,
   featureSetFromWords,
-  parseDeviceSpec,
-  parseSize,
   ReservedFeature,
   reservedFeatureNames,
   resolveTunables,
@@ -50,75 +48,6 @@ describe("the block configuration", () => {
       expect(offset % Math.min(width, 4)).toBe(0);
       expect(offset + width).toBeLessThanOrEqual(fields[i + 1]?.[0] ?? 96);
     }
-  });
-});
-
-describe("device specifications", () => {
-  it("read into options", () => {
-    expect(
-      parseDeviceSpec(
-        "blk,file=a=b.img,serial=ABC123,readonly=on,queue-size=64,vectors=0,indirect=off,flush=off",
-      ),
-    ).toEqual({
-      kind: "blk",
-      file: "a=b.img",
-      serial: "ABC123",
-      readonly: true,
-      queueSize: 64,
-      vectors: 0,
-      indirect: false,
-      features: { FLUSH: false },
-    });
-    expect(parseDeviceSpec("blk,size=64m")).toEqual({ kind: "blk", size: 64 << 20 });
-  });
-
-  it("say what is wrong, where, and what would be right", () => {
-    expect(messageOf(() => parseDeviceSpec("floppy"))).toBe(
-      "INVALID: device 'floppy': no such kind 'floppy' (there is: blk)",
-    );
-    expect(messageOf(() => parseDeviceSpec("blk,fil=x"))).toMatch(
-      /^INVALID: device 'blk,fil=x': unknown key 'fil' \(blk takes: file, size, format, /,
-    );
-    expect(messageOf(() => parseDeviceSpec("blk,file"))).toBe(
-      "INVALID: device 'blk,file': 'file' is not of the form key=value",
-    );
-    expect(messageOf(() => parseDeviceSpec("blk,file="))).toBe(
-      "INVALID: device 'blk,file=': file=: is empty",
-    );
-    expect(messageOf(() => parseDeviceSpec("blk,format=vmdk"))).toBe(
-      "INVALID: device 'blk,format=vmdk': format=vmdk: is not one of raw, qcow2",
-    );
-    expect(messageOf(() => parseDeviceSpec("blk,size=1000"))).toBe(
-      "INVALID: device 'blk,size=1000': size=1000: is not a positive multiple of 512",
-    );
-    expect(messageOf(() => parseDeviceSpec("blk,size=1x"))).toMatch(
-      /'1x' is not a size such as 512, 64k or 1m/,
-    );
-    expect(messageOf(() => parseDeviceSpec("blk,serial=123456789012345678901"))).toMatch(
-      /is not 1 to 20 printable ASCII characters/,
-    );
-    expect(messageOf(() => parseDeviceSpec("blk,readonly=yes"))).toMatch(/is not one of on, off/);
-    expect(messageOf(() => parseDeviceSpec("blk,queue-size=0"))).toMatch(
-      /is not a whole number from 1 to 32768/,
-    );
-    expect(messageOf(() => parseDeviceSpec("blk,file=a,file=b"))).toMatch(/'file' is given twice/);
-    expect(messageOf(() => parseDeviceSpec("blk,file=a,size=1m"))).toMatch(
-      /'size' does not go with 'file'/,
-    );
-    expect(messageOf(() => parseDeviceSpec("blk,constructor=on"))).toMatch(
-      /unknown key 'constructor'/,
-    );
-    expect(messageOf(() => parseDeviceSpec("toString"))).toMatch(/no such kind 'toString'/);
-  });
-
-  it("take sizes as dd(1) does", () => {
-    expect(["512", "1b", "2k", "1M", "1g"].map(parseSize)).toEqual([
-      512,
-      512,
-      2048,
-      1 << 20,
-      1 << 30,
-    ]);
   });
 });
 

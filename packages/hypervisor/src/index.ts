@@ -12,7 +12,17 @@ export {
 } from "./machine.js";
 export type { BlockLies } from "./models/block.js";
 export type { BlockCharacteristics, RangeLimits } from "./models/block-config.js";
+export type { NetCharacteristics } from "./models/net-config.js";
+export type { NetFilterState } from "./models/net-filter.js";
+export type { NetLies } from "./models/net-lies.js";
+export { type NetCounters, NetPort } from "./models/net-port.js";
 export type { ZonedCharacteristics } from "./models/zones.js";
+export { DEFAULT_MAX_FRAME, type NetBackend } from "./net-backend.js";
+export { GatewayBackend } from "./net-backends/gateway.js";
+export { LoopbackBackend } from "./net-backends/loopback.js";
+export { PcapBackend, type PcapOptions } from "./net-backends/pcap.js";
+export { Wire } from "./net-backends/wire.js";
+export { type EmbeddedNetOptions, type EmbeddedNetSpec, net, type OpenNet } from "./net-device.js";
 export type { CapabilitySpec, PciIdentity } from "./pci/configuration.js";
 export type { Distortion } from "./pci/distortion.js";
 export { RuleBook, type Violation } from "./rules/rule-book.js";

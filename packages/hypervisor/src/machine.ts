@@ -20,6 +20,12 @@ import { type BlockBackend, MemoryBackend } from "./block-backend.js";
 import type { DeviceModel } from "./device-model.js";
 import { type BlockLies, BlockModel } from "./models/block.js";
 import { type BlockCharacteristics, blockModelFeatures } from "./models/block-config.js";
+import {
+  type EmbeddedNetSpec,
+  isNetModelFeature,
+  makeNetModel,
+  type OpenNet,
+} from "./net-device.js";
 import type { Distortion } from "./pci/distortion.js";
 import { PciRoot } from "./pci/root.js";
 import type { InterfaceKind } from "./pci/virtio-device.js";
@@ -46,7 +52,9 @@ export function blk(options: EmbeddedBlkOptions = {}): EmbeddedBlkSpec {
 }
 
 /** A device as one says which: in the language of specifications, or as an object. */
-export type EmbeddedDevice = string | DeviceSpec | EmbeddedBlkSpec;
+export type EmbeddedDevice = string | EmbeddedSpec;
+
+type EmbeddedSpec = DeviceSpec | EmbeddedBlkSpec | EmbeddedNetSpec;
 
 /** How an embedded machine is made. */
 export interface EmbeddedOptions {
@@ -60,6 +68,8 @@ export interface EmbeddedOptions {
   readonly shared?: boolean;
   /** Opens an image file: `openImage` of `@virtio/hypervisor/node`, where there are files. */
   readonly open?: (spec: BlkSpec) => Promise<BlockBackend>;
+  /** Opens a wire that is not of this machine: `openNetBackend` of `@virtio/hypervisor/node`, where there are files and sockets. */
+  readonly openNet?: OpenNet;
   /** Virtual time and a drawn, replayable order of work; for tests. */
   readonly seed?: number;
   /** Functions have MSI too: `vectors=0` leaves it as their only kind of message. Default false, as QEMU's virtio functions have none. */
@@ -101,10 +111,16 @@ export async function embedded(options: EmbeddedOptions = {}): Promise<EmbeddedM
   const guest = new GuestRegions([{ address: MEMORY_BASE, length, bytes: new Uint8Array(buffer) }]);
   const root = new PciRoot({ memory, tasks, poll: () => scheduler.step(tasks), log });
 
-  let made = 0;
-  const make = async (spec: DeviceSpec | EmbeddedBlkSpec): Promise<VirtioFunction> => {
-    const name = `${spec.kind}${made++}`;
-    const model = await makeModel(spec, name, options);
+  /** Devices of each kind there ever were: blk0, net0, blk1. */
+  const made = new Map<string, number>();
+  const make = async (spec: EmbeddedSpec): Promise<VirtioFunction> => {
+    const ordinal = made.get(spec.kind) ?? 0;
+    made.set(spec.kind, ordinal + 1);
+    const name = `${spec.kind}${ordinal}`;
+    const model =
+      spec.kind === "net"
+        ? await makeNetModel(spec, name, ordinal, options.openNet)
+        : await makeModel(spec, name, options);
     try {
       return new VirtioFunction({
         model,
@@ -147,7 +163,7 @@ interface EmbeddedParts {
   /** Those on the root. */
   readonly functions: Set<VirtioFunction>;
   /** Makes a device, on the root. */
-  readonly make: (spec: DeviceSpec | EmbeddedBlkSpec) => Promise<VirtioFunction>;
+  readonly make: (spec: EmbeddedSpec) => Promise<VirtioFunction>;
   /** Ends what the machine started, when its devices are closed. */
   readonly powerOff: () => void;
 }
@@ -241,7 +257,7 @@ export class EmbeddedMachine implements Machine {
   }
 }
 
-const specOf = (device: EmbeddedDevice): DeviceSpec | EmbeddedBlkSpec =>
+const specOf = (device: EmbeddedDevice): EmbeddedSpec =>
   typeof device === "string" ? parseDeviceSpec(device) : device;
 
 /** Interfaces of a function by the key `legacy`. */
@@ -252,7 +268,7 @@ const kinds: Readonly<Record<NonNullable<DeviceSpec["legacy"]>, InterfaceKind>> 
 };
 
 /** A key that is not honoured is an error, never ignored. */
-function refuseWhatIsNotThere(spec: DeviceSpec): void {
+function refuseWhatIsNotThere(spec: EmbeddedSpec): void {
   const refuse = (what: string): never => {
     throw new VirtioFault("UNSUPPORTED", `device ${spec.kind}: the embedded machine ${what}`);
   };
@@ -260,8 +276,7 @@ function refuseWhatIsNotThere(spec: DeviceSpec): void {
   const size = spec.queueSize ?? DEFAULT_QUEUE_SIZE;
   if ((spec.packed !== true || legacy !== "off") && (size & (size - 1)) !== 0)
     refuse(`has split rings: queue-size=${size} is not a power of two (packed=on takes any size)`);
-  const { zoned }: EmbeddedBlkOptions = spec;
-  if (zoned !== undefined && legacy !== "off")
+  if ("zoned" in spec && spec.zoned !== undefined && legacy !== "off")
     refuse("has no legacy interface for a disk with zones: zoned needs legacy=off");
   if (legacy === "on" && spec.packed === true)
     refuse(
@@ -272,8 +287,9 @@ function refuseWhatIsNotThere(spec: DeviceSpec): void {
     if (legacyFeatures.includes(reserved) && (legacy !== "off" || !on)) continue;
     if (queueFeatures.includes(reserved) && (legacy !== "on" || !on)) continue;
     const bit = BlockFeature[name as keyof typeof BlockFeature];
-    if (!blockModelFeatures.includes(bit))
-      refuse(`cannot ${on ? "offer" : "hold back"} feature ${name.toLowerCase()}`);
+    const known = spec.kind === "net" ? isNetModelFeature(name) : blockModelFeatures.includes(bit);
+    if (!known) refuse(`cannot ${on ? "offer" : "hold back"} feature ${name.toLowerCase()}`);
+    if (spec.kind === "net") continue;
     if (bit === BlockFeature.BARRIER && on && legacy !== "on")
       refuse("offers barrier on the legacy interface alone: it needs legacy=on");
   }
@@ -303,7 +319,7 @@ const offeredByDefault: readonly ReservedFeature[] = [
   ...legacyFeatures,
 ];
 
-function reservedFeatures({ features = {}, ...spec }: DeviceSpec): ReservedFeature[] {
+function reservedFeatures({ features = {}, ...spec }: EmbeddedSpec): ReservedFeature[] {
   const offered = [...queueFeatures, ...legacyFeatures].filter(
     (bit) => features[ReservedFeature[bit]] ?? offeredByDefault.includes(bit),
   );
@@ -314,7 +330,7 @@ function reservedFeatures({ features = {}, ...spec }: DeviceSpec): ReservedFeatu
 }
 
 async function makeModel(
-  spec: DeviceSpec | EmbeddedBlkSpec,
+  spec: BlkSpec | EmbeddedBlkSpec,
   name: string,
   options: EmbeddedOptions,
 ): Promise<DeviceModel> {
@@ -340,7 +356,7 @@ async function makeModel(
 }
 
 async function backendOf(
-  spec: DeviceSpec | EmbeddedBlkSpec,
+  spec: BlkSpec | EmbeddedBlkSpec,
   { open }: EmbeddedOptions,
 ): Promise<BlockBackend> {
   if ("backend" in spec && spec.backend !== undefined) return spec.backend;

@@ -10,18 +10,46 @@ import * as host from "./host-clock.js";
 /** Tasks that run before the host's event loop gets its turn. */
 const BATCH = 32;
 
+/** First in, first out, in a ring that grows: what waits costs no memory of its own. */
+class Fifo<T> {
+  #ring: (T | undefined)[] = Array.from({ length: 16 });
+  #head = 0;
+  length = 0;
+
+  push(item: T): void {
+    if (this.length === this.#ring.length) this.#grow();
+    this.#ring[(this.#head + this.length) & (this.#ring.length - 1)] = item;
+    this.length += 1;
+  }
+
+  #grow(): void {
+    const { length } = this.#ring;
+    const items = Array.from(this.#ring, (_, i) => this.#ring[(this.#head + i) & (length - 1)]);
+    this.#ring = [...items, ...Array.from<T | undefined>({ length })];
+    this.#head = 0;
+  }
+
+  shift(): T | undefined {
+    if (this.length === 0) return undefined;
+    const item = this.#ring[this.#head];
+    this.#ring[this.#head] = undefined;
+    this.#head = (this.#head + 1) & (this.#ring.length - 1);
+    this.length -= 1;
+    return item;
+  }
+}
+
 /** A queue of tasks of one party. */
 class Lane implements TaskQueue {
   readonly #scheduler: Scheduler;
-  readonly tasks: (() => void)[] = [];
-  #head = 0;
+  readonly #tasks = new Fifo<() => void>();
 
   constructor(scheduler: Scheduler) {
     this.#scheduler = scheduler;
   }
 
   get waiting(): number {
-    return this.tasks.length - this.#head;
+    return this.#tasks.length;
   }
 
   now(): number {
@@ -29,7 +57,7 @@ class Lane implements TaskQueue {
   }
 
   enqueue(task: () => void): void {
-    this.tasks.push(task);
+    this.#tasks.push(task);
     this.#scheduler.queued(this);
   }
 
@@ -39,13 +67,7 @@ class Lane implements TaskQueue {
 
   /** Runs the oldest task. */
   run(): void {
-    const task = this.tasks[this.#head] as () => void;
-    this.#head += 1;
-    if (this.#head === this.tasks.length) {
-      this.tasks.length = 0;
-      this.#head = 0;
-    }
-    task();
+    this.#tasks.shift()?.();
   }
 }
 
@@ -65,7 +87,7 @@ export class Scheduler {
   readonly #random: (() => number) | null;
   readonly #lanes: Lane[] = [];
   /** Without a seed: the lanes of queued tasks, in order of arrival. */
-  readonly #order: Lane[] = [];
+  readonly #order = new Fifo<Lane>();
   readonly #timers = new Set<Timer>();
   readonly #hostTimers = new Set<() => void>();
   #time = 0;
@@ -166,17 +188,11 @@ export class Scheduler {
 
   /** Also what is queued meanwhile, up to a batch: a turn of the host's loop costs as much as several requests. */
   #runInOrder(): void {
-    const order = this.#order;
-    let next = 0;
-    try {
-      while (next < order.length && next < BATCH) {
-        const lane = order[next] as Lane;
-        next += 1;
-        // step() may have run it already.
-        if (lane.waiting > 0) lane.run();
-      }
-    } finally {
-      order.splice(0, next);
+    for (let n = 0; n < BATCH; n++) {
+      const lane = this.#order.shift();
+      if (lane === undefined) return;
+      // step() may have run it already.
+      if (lane.waiting > 0) lane.run();
     }
   }
 

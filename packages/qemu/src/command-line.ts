@@ -1,7 +1,7 @@
 // The command line of QEMU: no path in it but the images', nothing that another process could take away in between.
 import { VirtioFault } from "@virtio/core";
-import { blockNode, deviceNumber, virtioDevice } from "./device-arguments.js";
-import type { DevicePlan, PlacedDevice } from "./plan.js";
+import { blockNode, deviceNumber, netdev, virtioDevice } from "./device-arguments.js";
+import { type DevicePlan, inherits, type PlacedDevice } from "./plan.js";
 import { FIRST_DESCRIPTOR } from "./process.js";
 
 /** What the command line says. */
@@ -27,10 +27,10 @@ export interface CommandLine {
   readonly rootPorts: readonly number[];
 }
 
-/** Descriptors in the new process: guest memory, then firmware, then a memfd for each device without an image. */
+/** Descriptors in the new process: guest memory, then firmware, then what devices inherit (`inherits`). */
 const MEMORY_FD = FIRST_DESCRIPTOR;
 const FIRMWARE_FD = FIRST_DESCRIPTOR + 1;
-const FIRST_DISK_FD = FIRST_DESCRIPTOR + 2;
+const FIRST_DEVICE_FD = FIRST_DESCRIPTOR + 2;
 
 /** Device numbers on bus 0 that the chipset leaves free: first and last. */
 const FREE_SLOTS = { q35: [1, 30], pc: [2, 31] } as const;
@@ -63,12 +63,14 @@ export function commandLine(options: CommandLineOptions): CommandLine {
     labels.set(`${name} ${json}`, label);
     return [name, json];
   };
-  let nextFd = FIRST_DISK_FD;
+  let nextFd = FIRST_DEVICE_FD;
   const deviceArgs = placed.flatMap(({ plan, address }) => {
-    const { label, medium } = plan;
-    const node = blockNode(plan, "size" in medium ? path(nextFd++) : medium.path);
-    const device = virtioDevice(plan, address.device);
-    return [...option("-blockdev", node, label), ...option("-device", device, label)];
+    const fd = inherits(plan) === null ? undefined : nextFd++;
+    const device = option("-device", virtioDevice(plan, address.device), plan.label);
+    if (plan.kind === "net") return [...option("-netdev", netdev(plan, fd), plan.label), ...device];
+    const { medium } = plan;
+    const file = "path" in medium ? medium.path : path(fd ?? -1);
+    return [...option("-blockdev", blockNode(plan, file), plan.label), ...device];
   });
   const rootPortArgs = rootPorts.flatMap((slot, i) => {
     // A chassis of its own: the pair of chassis and slot number has to differ.

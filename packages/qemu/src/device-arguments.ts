@@ -1,10 +1,10 @@
 // How QEMU is told of a device, on its command line and by QMP alike.
 
-import type { Properties } from "./blk.js";
-import type { DevicePlan } from "./plan.js";
+import type { Properties } from "./device-properties.js";
+import type { BlkPlan, DevicePlan, NetPlan } from "./plan.js";
 
 /** What `-blockdev` and `blockdev-add` take: the node that a device's medium becomes, named as the device. */
-export function blockNode(plan: DevicePlan, filename: string): Readonly<Record<string, unknown>> {
+export function blockNode(plan: BlkPlan, filename: string): Readonly<Record<string, unknown>> {
   const { id, format, medium } = plan;
   // Nobody else can open a memfd: its lock says nothing.
   const file =
@@ -20,6 +20,21 @@ export function blockNode(plan: DevicePlan, filename: string): Readonly<Record<s
   };
 }
 
+/** QEMU's id of what is behind a network device: NIC and netdev share one list of names. */
+export function netdevId({ id }: NetPlan): string {
+  return `${id}-wire`;
+}
+
+/**
+ * What `-netdev` and `netdev_add` take.
+ * @param fd the socket to this process, where the wire is one
+ */
+export function netdev(plan: NetPlan, fd?: number): Readonly<Record<string, unknown>> {
+  const { wire } = plan;
+  const toUs = { type: "stream", server: false, addr: { type: "fd", str: String(fd) } };
+  return { ...(typeof wire === "object" ? wire : toUs), id: netdevId(plan) };
+}
+
 /**
  * What `-device` and `device_add` take.
  * @param device its device number
@@ -28,7 +43,9 @@ export function blockNode(plan: DevicePlan, filename: string): Readonly<Record<s
 export function virtioDevice(plan: DevicePlan, device: number, bus?: string): Properties {
   const { id, properties } = plan;
   const place = { ...(bus === undefined ? {} : { bus }), addr: deviceNumber(device) };
-  return { driver: "virtio-blk-pci", id, drive: id, ...place, ...properties };
+  return plan.kind === "blk"
+    ? { driver: "virtio-blk-pci", id, drive: id, ...place, ...properties }
+    : { driver: "virtio-net-pci", id, netdev: netdevId(plan), ...place, ...properties };
 }
 
 /** A device number as QEMU's property `addr` takes it. */

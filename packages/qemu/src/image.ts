@@ -1,4 +1,4 @@
-// Image files, looked at before QEMU is: its own words come late and name no device.
+// Image files and sockets, looked at before QEMU is: its own words come late and name no device.
 import { constants } from "node:fs";
 import { access, realpath, stat } from "node:fs/promises";
 import { resolve } from "node:path";
@@ -43,6 +43,21 @@ export async function findImage(
       throw new VirtioFault("NOT_FOUND", `${device}: no such file`, { cause });
     throw new VirtioFault("INVALID", `${device}: cannot be read (${code})`, { cause });
   }
+}
+
+/**
+ * Looks whether the socket of a network device is there: QEMU would start without it.
+ * @param device how messages call it: `net,backend=stream:wire.sock`
+ * @throws VirtioFault NOT_FOUND, INVALID (not a socket)
+ */
+export async function findSocket(
+  file: string,
+  { device, cwd }: { readonly device: string; readonly cwd: string },
+): Promise<void> {
+  const found = await stat(resolve(cwd, file)).catch((cause: unknown) => {
+    throw new VirtioFault("NOT_FOUND", `${device}: no such socket`, { cause });
+  });
+  if (!found.isSocket()) throw new VirtioFault("INVALID", `${device}: is not a socket`);
 }
 
 function notWritable(device: string, cause: unknown): never {

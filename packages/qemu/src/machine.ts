@@ -1,6 +1,6 @@
 // The machine: what `qemu()` gives.
+import type { Duplex } from "node:stream";
 import {
-  type DeviceSpec,
   type DmaMemory,
   DmaWindow,
   type InterruptCounter,
@@ -9,7 +9,7 @@ import {
   type PciAddress,
   type PciBus,
   type TaskQueue,
-  type VirtioFault,
+  VirtioFault,
 } from "@virtio/core";
 import type { SharedMemory } from "@virtio/shm";
 import { ACPI_LINE, type Chipset } from "./chipset.js";
@@ -19,17 +19,17 @@ import type { InterruptLines } from "./interrupt-lines.js";
 import { MessageWords } from "./message-words.js";
 import { QemuPciBus } from "./pci-bus.js";
 import type { InterruptMode } from "./pci-interrupts.js";
-import type { PlacedDevice } from "./plan.js";
+import { type DeviceIds, inherits, type PlacedDevice, type QemuDeviceSpec } from "./plan.js";
 import { Plugging } from "./plugging.js";
 import type { QmpClient } from "./qmp.js";
 import type { QtestClient } from "./qtest.js";
 
 /** A device of the machine. */
 export interface QemuDevice {
-  /** QEMU's id of the device, and of its block node: `blk0`. */
+  /** QEMU's id of the device, and of its block node: `blk0`, `net0`. */
   readonly id: string;
   /** What was asked for. */
-  readonly spec: DeviceSpec;
+  readonly spec: QemuDeviceSpec;
   readonly address: PciAddress;
 }
 
@@ -57,13 +57,20 @@ export interface QemuMachine extends Machine, AsyncDisposable {
   /** Resolves when QEMU is gone: null after `close`, else what ended it. */
   readonly closed: Promise<VirtioFault | null>;
   /**
+   * The wire of a network device made with `backend: "wire"`: what its driver transmits can be read, and what is written is received.
+   * Each frame goes as its length, 4 bytes big-endian, and its bytes. QEMU stops transmitting while nobody reads.
+   * @param id QEMU's id of the device: `net0`
+   * @throws VirtioFault NOT_FOUND
+   */
+  wire(id: string): Duplex;
+  /**
    * Plugs a device in: on a `pc` into a free slot of bus 0, on a `q35` behind a free root port. When this resolves, `functions()`
    * lists the device and `onChange` was told. Changes take their turns.
    * @returns where it is
    * @throws VirtioFault as `qemu()` for a device; UNSUPPORTED for a q35 without root ports, NO_SPACE when no slot is free, CLOSED,
    * TIMED_OUT
    */
-  plug(device: string | DeviceSpec): Promise<PciAddress>;
+  plug(device: string | QemuDeviceSpec): Promise<PciAddress>;
   /**
    * Asks for a device to be taken out, as QMP's `device_del` does, and waits until it is: `onChange` is told and `gone` of its
    * functions resolves, which ends their drivers' requests; then QEMU ends what the device still did, deletes it, and lets go of
@@ -95,6 +102,7 @@ export interface MachineParts {
   readonly version: string;
   /** Folder that relative image files start from. */
   readonly cwd: string;
+  readonly ids: DeviceIds;
   readonly log: Log;
 }
 
@@ -121,6 +129,8 @@ export class RunningMachine implements QemuMachine {
   /** Null when no bus takes devices. */
   readonly #hotPlug: HotPlug | null;
   readonly #plugging: Plugging;
+  /** By id of the device. */
+  readonly #wires: ReadonlyMap<string, Duplex>;
 
   constructor(parts: MachineParts) {
     const { connection, lines, tasks, chipset, memory, hotPlugBuses, log } = parts;
@@ -146,8 +156,9 @@ export class RunningMachine implements QemuMachine {
         ? null
         : new HotPlug({ qtest, ports, bus, buses: hotPlugBuses, log });
     this.#hotPlug = hotPlug;
-    const { devices, cwd } = parts;
-    this.#plugging = new Plugging({ qmp, bus, hotPlug, buses: hotPlugBuses, devices, cwd });
+    const { devices, cwd, ids } = parts;
+    this.#plugging = new Plugging({ qmp, bus, hotPlug, buses: hotPlugBuses, devices, cwd, ids });
+    this.#wires = wires(connection.process.inherited, devices);
     // A doorbell is the likeliest thing that a message follows.
     qtest.onPost = () => this.#words.wake();
     // A reset of the machine forgets what firmware, which is us, had set up.
@@ -175,7 +186,14 @@ export class RunningMachine implements QemuMachine {
     return this.#plugging.devices.map(({ plan: { id, spec }, address }) => ({ id, spec, address }));
   }
 
-  plug(device: string | DeviceSpec): Promise<PciAddress> {
+  wire(id: string): Duplex {
+    const wire = this.#wires.get(id);
+    if (wire === undefined)
+      throw new VirtioFault("NOT_FOUND", `qemu: no network device '${id}' with backend wire`);
+    return wire;
+  }
+
+  plug(device: string | QemuDeviceSpec): Promise<PciAddress> {
     return this.#plugging.plug(device);
   }
 
@@ -202,4 +220,22 @@ export class RunningMachine implements QemuMachine {
     await this.#hotPlug?.setUp();
     await (this.#hotPlug === null ? this.#bus.functions() : this.#hotPlug.look());
   }
+}
+
+/** The sockets of the network devices that have one; a device with backend loop hears itself. */
+function wires(
+  sockets: readonly Duplex[],
+  devices: readonly PlacedDevice[],
+): ReadonlyMap<string, Duplex> {
+  const found = new Map<string, Duplex>();
+  const plans = devices.map(({ plan }) => plan).filter((plan) => inherits(plan) === "socket");
+  for (const [i, socket] of sockets.entries()) {
+    const plan = plans[i];
+    if (plan?.kind !== "net") continue;
+    // A socket ends with QEMU, in whatever way: the machine says so.
+    socket.on("error", () => {});
+    if (plan.wire === "loop") socket.pipe(socket);
+    else found.set(plan.id, socket);
+  }
+  return found;
 }

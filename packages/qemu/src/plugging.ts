@@ -1,12 +1,19 @@
 // Plugging devices in and out while the machine runs.
 import { closeSync } from "node:fs";
-import { type DeviceSpec, type PciAddress, VirtioFault } from "@virtio/core";
+import { type PciAddress, VirtioFault } from "@virtio/core";
 import { createMemfd } from "@virtio/shm";
-import { blockNode, virtioDevice } from "./device-arguments.js";
+import { blockNode, netdev, netdevId, virtioDevice } from "./device-arguments.js";
 import type { HotPlug, HotPlugBus } from "./hot-plug.js";
 import { deviceRefusal } from "./launch-failure.js";
 import type { QemuPciBus } from "./pci-bus.js";
-import { type DevicePlan, type PlacedDevice, planDevice } from "./plan.js";
+import {
+  type BlkPlan,
+  type DeviceIds,
+  type DevicePlan,
+  type PlacedDevice,
+  planDevice,
+  type QemuDeviceSpec,
+} from "./plan.js";
 import type { QmpClient } from "./qmp.js";
 
 /** What {@link Plugging} needs of the machine. */
@@ -20,6 +27,8 @@ export interface PluggingParts {
   readonly devices: readonly PlacedDevice[];
   /** Folder that relative image files start from. */
   readonly cwd: string;
+  /** Those of the machine's start are given. */
+  readonly ids: DeviceIds;
 }
 
 /** Milliseconds that QEMU may take to delete a device that was ejected: it ends its requests before. */
@@ -32,14 +41,11 @@ const isAt = (a: PciAddress, b: PciAddress): boolean =>
 export class Plugging {
   readonly #parts: PluggingParts;
   #devices: readonly PlacedDevice[];
-  /** Devices there ever were: an id is not used twice. */
-  #count: number;
   #changing: Promise<unknown> = Promise.resolve();
 
   constructor(parts: PluggingParts) {
     this.#parts = parts;
     this.#devices = parts.devices;
-    this.#count = parts.devices.length;
     parts.qmp.on("DEVICE_DELETED", ({ data }) => {
       this.#devices = this.#devices.filter(({ plan }) => plan.id !== data["device"]);
     });
@@ -51,7 +57,7 @@ export class Plugging {
   }
 
   /** {@inheritDoc QemuMachine.plug} */
-  plug(device: string | DeviceSpec): Promise<PciAddress> {
+  plug(device: string | QemuDeviceSpec): Promise<PciAddress> {
     return this.#inTurn(() => this.#plug(device));
   }
 
@@ -60,22 +66,22 @@ export class Plugging {
     return this.#inTurn(() => this.#unplug(device));
   }
 
-  async #plug(device: string | DeviceSpec): Promise<PciAddress> {
-    const { qmp, cwd } = this.#parts;
+  async #plug(device: string | QemuDeviceSpec): Promise<PciAddress> {
+    const { qmp, cwd, ids } = this.#parts;
     const hotPlug = this.#hotPlug();
     const others = this.#devices.map(({ plan }) => plan);
-    const plan = await planDevice(device, { id: `blk${this.#count}`, cwd, others });
+    const plan = await planDevice(device, { ids, cwd, others });
     const { bus, address } = await this.#freePlace(plan.label);
-    await this.#addNode(plan);
+    await this.#addBehind(plan);
     try {
       await qmp.execute("device_add", virtioDevice(plan, address.device, bus.name));
     } catch (error) {
       const refusal = deviceRefusal(plan.label, error);
       // Otherwise the connection ended, and the node with it.
-      if (refusal !== error) await qmp.execute("blockdev-del", { "node-name": plan.id });
+      if (refusal !== error) await this.#removeBehind(plan);
       throw refusal;
     }
-    this.#count += 1;
+    ids.take(plan.kind);
     this.#devices = [...this.#devices, { plan, address }];
     await hotPlug.look();
     return address;
@@ -104,7 +110,7 @@ export class Plugging {
     }
     await hotPlug.look();
     await deleted;
-    if (known !== undefined) await qmp.execute("blockdev-del", { "node-name": id });
+    if (known !== undefined) await this.#removeBehind(known.plan);
   }
 
   #hotPlug(): HotPlug {
@@ -128,14 +134,33 @@ export class Plugging {
     throw new VirtioFault("NO_SPACE", `${label}: no slot is free`);
   }
 
-  async #addNode(plan: DevicePlan): Promise<void> {
-    const { qmp } = this.#parts;
-    const fd = "size" in plan.medium ? createMemfd(`virtio-${plan.id}`, plan.medium.size) : null;
+  /** Makes the block node or the netdev of a device. */
+  async #addBehind(plan: DevicePlan): Promise<void> {
+    if (plan.kind === "net" && typeof plan.wire === "string")
+      throw new VirtioFault(
+        "UNSUPPORTED",
+        `${plan.label}: its socket is made when QEMU starts: plug in another backend`,
+      );
     try {
-      const path = "path" in plan.medium ? plan.medium.path : `/proc/${process.pid}/fd/${fd}`;
-      await qmp.execute("blockdev-add", blockNode(plan, path));
+      if (plan.kind === "blk") await this.#addNode(plan);
+      else await this.#parts.qmp.execute("netdev_add", netdev(plan));
     } catch (error) {
       throw deviceRefusal(plan.label, error);
+    }
+  }
+
+  async #removeBehind(plan: DevicePlan): Promise<void> {
+    const { qmp } = this.#parts;
+    if (plan.kind === "blk") await qmp.execute("blockdev-del", { "node-name": plan.id });
+    else await qmp.execute("netdev_del", { id: netdevId(plan) });
+  }
+
+  async #addNode(plan: BlkPlan): Promise<void> {
+    const { medium } = plan;
+    const fd = "size" in medium ? createMemfd(`virtio-${plan.id}`, medium.size) : null;
+    try {
+      const path = "path" in medium ? medium.path : `/proc/${process.pid}/fd/${fd}`;
+      await this.#parts.qmp.execute("blockdev-add", blockNode(plan, path));
     } finally {
       if (fd !== null) closeSync(fd);
     }

@@ -16,8 +16,8 @@ export interface Ended {
 export interface ProcessOptions {
   readonly executable: string;
   readonly args: readonly string[];
-  /** Descriptors of this process that the new one gets as 5, 6, 7 and so on. */
-  readonly descriptors: readonly number[];
+  /** What the new process gets as descriptors 5, 6, 7 and so on: descriptors of this process, and new sockets to it. */
+  readonly descriptors: readonly (number | "socket")[];
   readonly cwd: string;
   /** Called for each line on standard error. */
   readonly onStderr: (line: string) => void;
@@ -77,18 +77,24 @@ export class QemuProcess {
   readonly pid: number;
   /** Sockets to its descriptors 3 and 4. */
   readonly sockets: readonly [Duplex, Duplex];
+  /** Sockets among `ProcessOptions.descriptors`, in their order. */
+  readonly inherited: readonly Duplex[];
   /** Resolves when the process is gone. Never rejects. */
   readonly ended: Promise<Ended>;
   readonly #child: ChildProcess;
   readonly #stderr: string[] = [];
   #giveUp: () => void = () => {};
 
-  private constructor(child: ChildProcess, pid: number, onStderr: (line: string) => void) {
+  private constructor(child: ChildProcess, pid: number, options: ProcessOptions) {
     this.#child = child;
     this.pid = pid;
-    // The two pipes are socket pairs: Duplex streams.
-    this.sockets = [child.stdio[3] as Duplex, child.stdio[4] as Duplex];
-    const stderrEnded = this.#collect(onStderr);
+    // Node's pipes are socket pairs: Duplex streams.
+    const socket = (fd: number): Duplex => child.stdio[fd as 3] as Duplex;
+    this.sockets = [socket(3), socket(4)];
+    this.inherited = options.descriptors.flatMap((what, i) =>
+      what === "socket" ? [socket(FIRST_DESCRIPTOR + i)] : [],
+    );
+    const stderrEnded = this.#collect(options.onStderr);
     this.ended = new Promise((resolve) => {
       const end = (code: number | null, signal: NodeJS.Signals | null): void =>
         resolve({ code, signal, stderr: this.#stderr });
@@ -119,7 +125,10 @@ export class QemuProcess {
     const child = spawn(program, args, {
       cwd: options.cwd,
       detached: true,
-      stdio: ["ignore", "ignore", "pipe", "pipe", "pipe", ...options.descriptors],
+      stdio: [
+        ...(["ignore", "ignore", "pipe", "pipe", "pipe"] as const),
+        ...options.descriptors.map((what) => (what === "socket" ? "pipe" : what)),
+      ],
     });
     const { pid } = child;
     if (pid === undefined) {
@@ -128,7 +137,7 @@ export class QemuProcess {
         cause,
       });
     }
-    const qemu = new QemuProcess(child, pid, options.onStderr);
+    const qemu = new QemuProcess(child, pid, options);
     if (prefix.length === 0) {
       const callOff = guard(pid);
       child.once("exit", callOff);

@@ -1,7 +1,7 @@
 // `qemu()`: from options to a running machine.
 import { closeSync, writeSync } from "node:fs";
 import { resolve } from "node:path";
-import { type DeviceSpec, type Log, VirtioFault } from "@virtio/core";
+import { type Log, VirtioFault } from "@virtio/core";
 import { createMemfd, SharedMemory } from "@virtio/shm";
 import { type Chipset, Pc, Q35 } from "./chipset.js";
 import { commandLine } from "./command-line.js";
@@ -13,16 +13,16 @@ import { InterruptLines } from "./interrupt-lines.js";
 import { launchFailure } from "./launch-failure.js";
 import { type QemuMachine, RunningMachine } from "./machine.js";
 import type { InterruptMode } from "./pci-interrupts.js";
-import { type DevicePlan, planDevices } from "./plan.js";
-import { QemuProcess } from "./process.js";
+import { DeviceIds, type DevicePlan, inherits, planDevices, type QemuDeviceSpec } from "./plan.js";
+import { type ProcessOptions, QemuProcess } from "./process.js";
 import type { QmpClient } from "./qmp.js";
 import type { QtestClient } from "./qtest.js";
 import { NodeTaskQueue } from "./tasks.js";
 
 /** Options of {@link qemu}. */
 export interface QemuOptions {
-  /** Default one of each kind: `["blk"]`. */
-  readonly devices?: readonly (string | DeviceSpec)[];
+  /** Default one of each kind: `["blk", "net"]`. */
+  readonly devices?: readonly (string | QemuDeviceSpec)[];
   /** QEMU's machine type. Default q35. */
   readonly type?: "q35" | "pc";
   /** Empty root ports of a q35, for `machine.plug`. Default 0. */
@@ -81,7 +81,8 @@ export async function qemu(options: QemuOptions = {}): Promise<QemuMachine> {
   );
   signal?.throwIfAborted();
   const folder = resolve(cwd);
-  const plans = await planDevices(options.devices ?? ["blk"], folder);
+  const ids = new DeviceIds();
+  const plans = await planDevices(options.devices ?? ["blk", "net"], folder, ids);
   const executable = await findQemu(options.binary ?? "qemu-system-x86_64");
   const args = options.args ?? [];
   const line = commandLine({ type, memory: length, devices: plans, rootPorts, args });
@@ -107,7 +108,7 @@ export async function qemu(options: QemuOptions = {}): Promise<QemuMachine> {
     const version = await launched(connection, chipset, line.labels, signal);
     const hotPlugBuses = type === "pc" ? PC_BUSES : await portBuses(connection.qmp, line.rootPorts);
     const made = { connection, memory, tasks, lines, chipset, interrupts, log };
-    const said = { cpus, version, devices: line.devices, hotPlugBuses, cwd: folder };
+    const said = { cpus, version, devices: line.devices, hotPlugBuses, cwd: folder, ids };
     const machine = new RunningMachine({ ...made, ...said });
     await machine.followHotPlug();
     return machine;
@@ -136,7 +137,7 @@ async function findQemu(binary: string): Promise<string> {
 async function withDescriptors(
   memory: SharedMemory,
   plans: readonly DevicePlan[],
-  start: (descriptors: readonly number[]) => Promise<QemuProcess>,
+  start: (descriptors: ProcessOptions["descriptors"]) => Promise<QemuProcess>,
 ): Promise<QemuProcess> {
   const firmware = haltFirmware();
   const opened: number[] = [];
@@ -146,9 +147,14 @@ async function withDescriptors(
       opened.push(fd);
       return fd;
     };
-    writeSync(open("virtio-firmware", firmware.length), firmware);
-    for (const { id, medium } of plans) if ("size" in medium) open(`virtio-${id}`, medium.size);
-    return await start([memory.fd, ...opened]);
+    const firmwareFd = open("virtio-firmware", firmware.length);
+    writeSync(firmwareFd, firmware);
+    const devices = plans.flatMap((plan) => {
+      const what = inherits(plan);
+      if (what === null) return [];
+      return [what === "socket" ? what : open(`virtio-${plan.id}`, what.size)];
+    });
+    return await start([memory.fd, firmwareFd, ...devices]);
   } finally {
     for (const fd of opened) closeSync(fd);
   }

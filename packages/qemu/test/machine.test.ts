@@ -12,12 +12,15 @@ const place = ({ device, function: fn }: { device: number; function: number }): 
   `${device}.${fn}`;
 
 describe.skipIf(!hasQemu)("a machine (needs QEMU)", () => {
-  it("has a name, CPUs, memory and one block device, unless told otherwise", async () => {
+  it("has a name, CPUs, memory and one device of each kind, unless told otherwise", async () => {
     const machine = await launch();
     expect(machine).toMatchObject({
       name: "qemu",
       cpus: 8,
-      devices: [{ id: "blk0", spec: { kind: "blk" } }],
+      devices: [
+        { id: "blk0", spec: { kind: "blk" } },
+        { id: "net0", spec: { kind: "net" } },
+      ],
       version: expect.stringMatching(/^\d+\.\d+\.\d+$/),
     });
     expect(machine.memory).toMatchObject({ base: 0, shared: true });

@@ -42,6 +42,12 @@ export interface DeviceQueue {
    */
   take(): DeviceChain | null;
   /**
+   * Undoes the last take that was not undone: the chain is available again, as if nobody had looked. For a device that finds that
+   * it cannot use what it took yet.
+   * @throws VirtioFault INVALID: not the chain that was taken last
+   */
+  untake(chain: DeviceChain): void;
+  /**
    * Gives a chain back, used.
    * @param written - bytes written from the start of the writable segments; at most `chain.writableLength`.
    * @throws VirtioFault INVALID: twice, too many bytes, or with IN_ORDER not in order
@@ -103,6 +109,17 @@ export class HeldChains {
   hold(chain: DeviceChain): void {
     chain.serial = this.#taken;
     this.#taken += 1;
+  }
+
+  /** @throws VirtioFault INVALID */
+  undo(chain: DeviceChain): void {
+    if (!chain.held || chain.serial !== this.#taken - 1)
+      throw new VirtioFault(
+        "INVALID",
+        `chain ${chain.id} of queue ${this.#queue} is not the one that was taken last`,
+      );
+    chain.serial = -1;
+    this.#taken -= 1;
   }
 
   /** @throws VirtioFault INVALID */

@@ -11,7 +11,7 @@ import {
   PackedEvent,
   QUEUE_SIZE_MAX,
 } from "@virtio/core/ring";
-import { DeviceChain, isWritable, type SavedChain } from "./device-chain.js";
+import { copySides, DeviceChain, isWritable, type SavedChain } from "./device-chain.js";
 import { area, type DeviceQueue, type DeviceQueueOptions, HeldChains } from "./device-queue.js";
 import { GuestWords } from "./guest-words.js";
 import { loadWord, peekWord, storeWord } from "./order.js";
@@ -47,6 +47,7 @@ export class PackedDeviceQueue implements DeviceQueue {
   /** Another thread or process sees the memory: indices and flags are ordered. */
   readonly #shared: boolean;
   readonly #words: GuestWords;
+  readonly #sides = copySides();
   readonly #indirect: boolean;
   readonly #eventIdx: boolean;
   readonly #inOrder: boolean;
@@ -171,6 +172,15 @@ export class PackedDeviceQueue implements DeviceQueue {
     return this.#hold(chain, 1, next + 1 === this.size ? 0 : next + 1);
   }
 
+  untake(chain: DeviceChain): void {
+    this.#held.undo(chain);
+    this.#heldDescriptors -= chain.descriptors;
+    this.#next -= chain.descriptors;
+    if (this.#next >= 0) return;
+    this.#next += this.size;
+    this.#nextWrap ^= 1;
+  }
+
   #hold(chain: DeviceChain, count: number, place: number): DeviceChain {
     this.#held.hold(chain);
     this.#heldDescriptors += count;
@@ -216,7 +226,7 @@ export class PackedDeviceQueue implements DeviceQueue {
   #newChain(id: number): DeviceChain {
     // All ids there can be, so that no driver can make the list a sparse one.
     while (this.#chains.length <= id) this.#chains.push(null);
-    const chain = new DeviceChain(id, this.#memory);
+    const chain = new DeviceChain(id, this.#memory, this.#sides);
     this.#chains[id] = chain;
     return chain;
   }

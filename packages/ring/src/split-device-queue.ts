@@ -14,7 +14,7 @@ import {
   UsedFlag,
   usedRingSize,
 } from "@virtio/core/ring";
-import { DeviceChain, isWritable, type SavedChain } from "./device-chain.js";
+import { copySides, DeviceChain, isWritable, type SavedChain } from "./device-chain.js";
 import { area, type DeviceQueue, type DeviceQueueOptions, HeldChains } from "./device-queue.js";
 import { GuestWords } from "./guest-words.js";
 import { loadIndex, moved, storeIndex } from "./order.js";
@@ -38,6 +38,7 @@ export class SplitDeviceQueue implements DeviceQueue {
   /** Another thread or process sees the memory: indices and flags are ordered. */
   readonly #shared: boolean;
   readonly #words: GuestWords;
+  readonly #sides = copySides();
   readonly #indirect: boolean;
   readonly #eventIdx: boolean;
   readonly #notifyOnEmpty: boolean;
@@ -150,6 +151,11 @@ export class SplitDeviceQueue implements DeviceQueue {
     return chain;
   }
 
+  untake(chain: DeviceChain): void {
+    this.#held.undo(chain);
+    this.#taken = (this.#taken - 1) & 0xffff;
+  }
+
   #refuseHead(head: number): null {
     return head >= this.size
       ? this.#misbehaved("SPLIT-SUPPLY-1", `head ${head} is not in the descriptor table`)
@@ -157,7 +163,7 @@ export class SplitDeviceQueue implements DeviceQueue {
   }
 
   #newChain(head: number): DeviceChain {
-    const chain = new DeviceChain(head, this.#memory);
+    const chain = new DeviceChain(head, this.#memory, this.#sides);
     this.#chains[head] = chain;
     return chain;
   }
@@ -350,7 +356,7 @@ export class SplitDeviceQueue implements DeviceQueue {
     this.#broken = false;
     return state.held.map((saved) => {
       if (saved.id >= this.size) refuse(`head ${saved.id}`);
-      const chain = new DeviceChain(saved.id, this.#memory);
+      const chain = new DeviceChain(saved.id, this.#memory, this.#sides);
       const refusal = chain.restore(saved);
       if (refusal !== null) refuse(refusal.what);
       this.#chains[saved.id] = chain;

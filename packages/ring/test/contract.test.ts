@@ -61,6 +61,99 @@ const cases: Readonly<Record<string, (r: Rig) => void>> = {
       expect(r.driverFaults.concat(r.deviceFaults)).toEqual([]);
     },
 
+  "copies bytes between a chain and an array wherever each begins, and no byte beside them": (
+    r,
+  ) => {
+    const { driver, device, data } = r;
+    const bytes = Uint8Array.from({ length: 1400 }, (_, i) => i * 3 + (i >>> 8));
+    for (const n of [1, 8, 75, 512, 513])
+      for (const [at, start] of [
+        [3, 0],
+        [3, 4],
+        [0, 1],
+        [1, 3],
+      ] as const) {
+        data.bytes.fill(0xee, 0, 1024);
+        driver.enqueueWritable(0, data.address + at, n + 2);
+        driver.notify();
+        const chain = taken(device);
+        expect(chain.write(1, bytes, start, start + n)).toBe(n);
+        expect(chain.write(n, bytes, 0, 100)).toBe(2);
+        const written = [...bytes.slice(start, start + n - 1), ...bytes.slice(0, 2)];
+        expect([...data.bytes.subarray(at, at + n + 3)]).toEqual([0xee, ...written, 0xee]);
+        device.give(chain, n);
+        expect(driver.dequeue()).toBe(0);
+        driver.enqueueReadable(0, data.address + at, n + 2);
+        driver.notify();
+        const read = taken(device);
+        const into = new Uint8Array(n + 8);
+        expect(read.read(1, into, start, start + n)).toBe(n);
+        const expected = [...written.slice(0, n)];
+        expect([...into]).toEqual([
+          ...Array<number>(start).fill(0),
+          ...expected,
+          ...Array<number>(8 - start).fill(0),
+        ]);
+        expect(read.read(n, into, 0, 3)).toBe(2);
+        device.give(read, 0);
+        expect(driver.dequeue()).toBe(0);
+      }
+  },
+
+  "writes three words where words are, and nothing where they are not, or beyond the chain": (
+    r,
+  ) => {
+    const { driver, device, data } = r;
+    for (const [shift, at, length, done] of [
+      [0, 0, 12, true],
+      [3, 1, 13, true],
+      [0, 2, 20, false],
+      [1, 0, 20, false],
+      [0, 4, 15, false],
+    ] as const) {
+      data.bytes.fill(0xee, 0, 64);
+      driver.enqueueWritable(0, data.address + shift, length);
+      driver.notify();
+      const chain = taken(device);
+      expect(chain.writeWords(at, 0x0403_0201, -1, 0x8000_0000)).toBe(done);
+      const words = done ? [1, 2, 3, 4, 255, 255, 255, 255, 0, 0, 0, 128] : [];
+      const from = shift + at;
+      expect([...data.bytes.subarray(0, from + 13)]).toEqual([
+        ...Array<number>(from).fill(0xee),
+        ...words,
+        ...Array<number>(13 - words.length).fill(0xee),
+      ]);
+      device.give(chain, 0);
+      expect(driver.dequeue()).toBe(0);
+    }
+  },
+
+  "lets the device undo what it took last, over the end of the ring too: it takes the same again": (
+    r,
+  ) => {
+    const { driver, device, data, mode } = r;
+    const lengths = (): number[] => takeAll(device).map(({ writableLength }) => writableLength);
+    for (let lap = 0; lap < 3; lap++) {
+      const count = Math.min(mode.size, 3);
+      for (let i = 0; i < count; i++) driver.enqueueWritable(i, data.address, 8 + i);
+      driver.notify();
+      const held = takeAll(device);
+      expect(held.map(({ writableLength }) => writableLength)).toEqual([8, 9, 10].slice(0, count));
+      for (const chain of held.toReversed()) device.untake(chain);
+      expect(device.held).toBe(0);
+      const again = takeAll(device);
+      expect(again).toEqual(held);
+      const [first, ...others] = again;
+      if (first === undefined) throw new Error("nothing was taken");
+      if (others.length > 0) expect(() => device.untake(first)).toThrow(VirtioFault);
+      giveAll(device, again, r);
+      expect(() => device.untake(first)).toThrow(VirtioFault);
+      expect(cookies(driver).toSorted()).toEqual([0, 1, 2].slice(0, count));
+      expect(lengths()).toEqual([]);
+    }
+    expect([device.broken, driver.broken]).toEqual([false, null]);
+  },
+
   "takes as many chains as it has descriptors, then says ENOSPC, and goes on when one came back": (
     r,
   ) => {

@@ -14,3 +14,19 @@ export function within<T>(
     work.then(resolve, reject).finally(() => limit.stop());
   });
 }
+
+/** Resolves after `ms` milliseconds. @throws the signal's reason */
+export function pause(tasks: TaskQueue, ms: number, signal: AbortSignal): Promise<void> {
+  return new Promise((resolve, reject) => {
+    signal.throwIfAborted();
+    const abort = (): void => {
+      callout.stop();
+      reject(signal.reason);
+    };
+    const callout = tasks.callout(ms, () => {
+      signal.removeEventListener("abort", abort);
+      resolve();
+    });
+    signal.addEventListener("abort", abort);
+  });
+}

@@ -3,6 +3,7 @@ import {
   type Disk,
   type Log,
   type Machine,
+  type NetworkInterface,
   type Published,
   SysctlTree,
   VirtioFault,
@@ -110,6 +111,21 @@ export class Kernel {
       "NOT_FOUND",
       `${name}: No such file or directory (disks: ${names === "" ? "none" : names})`,
     );
+  }
+
+  /** Network interfaces by name, in the order in which they came. */
+  get interfaces(): readonly NetworkInterface[] {
+    return [...this.#published.values()].filter((what) => what.kind === "network");
+  }
+
+  /**
+   * The interface of this name: `vtnet0`.
+   * @throws VirtioFault NOT_FOUND
+   */
+  interface(name: string): NetworkInterface {
+    const found = this.#published.get(name);
+    if (found?.kind === "network") return found;
+    throw new VirtioFault("NOT_FOUND", `interface ${name} does not exist`);
   }
 
   /** Prints the boot messages, finds the devices and attaches their drivers. Once. @throws VirtioFault INVALID when not `loaded` */

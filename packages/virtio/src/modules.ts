@@ -21,6 +21,7 @@ export const moduleTable: ModuleTable = {
   virtio: async () => ({ kernelModule: virtioModule }),
   virtio_pci: () => import("@virtio/pci-transport"),
   virtio_blk: () => import("@virtio/vtblk"),
+  if_vtnet: () => import("@virtio/vtnet"),
 };
 
 /** Finds modules by either of their names, as linker.hints does on FreeBSD. Each is brought into memory once. */

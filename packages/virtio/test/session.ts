@@ -29,6 +29,10 @@ class MemoryHost implements Host {
     return this.#file(path);
   }
 
+  time(): number {
+    return 1_700_000_000_000;
+  }
+
   async list(prefix: string): Promise<readonly string[]> {
     return [...this.files.keys()].filter((path) => path.startsWith(prefix));
   }
@@ -86,12 +90,13 @@ export interface TestShell {
 export async function testShell({
   machine = new FakeMachine(),
   driver = new FakeBlockDriver(),
+  modules = fakeModules(driver),
   kernelConf = "include GENERIC\nident GENERIC",
   loaderConf = "",
   terminal = false,
 } = {}): Promise<TestShell> {
   const image = await load({
-    modules: fakeModules(driver),
+    modules,
     kernelConf: parseKernelConf(kernelConf),
     settings: parseLoaderConf(loaderConf),
   });

@@ -183,11 +183,13 @@ describe("virtio boot", () => {
       "--set",
       "virtio_pci_load=YES",
       "-c",
-      "devinfo; kldload virtio_blk; devinfo; kldstat",
+      "devinfo; kldload virtio_blk; kldload if_vtnet; devinfo; kldstat",
     ]);
-    const idle = "nexus0\n  pcib0\n    pci0\n      virtio_pci0\n";
+    const nexus = "nexus0\n  pcib0\n    pci0\n";
+    const [blk, net] = ["      virtio_pci0\n", "      virtio_pci1\n"];
     expect(out).toBe(
-      `${idle}${idle}        vtblk0\nId Refs Name\n 1    4 kernel\n 2    3 virtio.ko\n 3    1 virtio_pci.ko\n 4    1 virtio_blk.ko\n`,
+      `${nexus}${blk}${net}${nexus}${blk}        vtblk0\n${net}        vtnet0\n` +
+        "Id Refs Name\n 1    5 kernel\n 2    4 virtio.ko\n 3    1 virtio_pci.ko\n 4    1 virtio_blk.ko\n 5    1 if_vtnet.ko\n",
     );
   });
 

@@ -4,6 +4,9 @@ import type { BlockBackend } from "../block-backend.js";
 import { FileBackend } from "./file-backend.js";
 
 export { FileBackend } from "./file-backend.js";
+export { openNetBackend } from "./net-backends.js";
+export { StreamBackend } from "./stream-backend.js";
+export { TapBackend } from "./tap-backend.js";
 
 /**
  * Opens the image of a specification: what `embedded({ open })` asks for.

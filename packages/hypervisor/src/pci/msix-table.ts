@@ -49,18 +49,28 @@ export class MsixTable implements RegisterSpace {
   /** Sends the vector's message, or keeps it pending while it is masked. */
   raise(vector: number): void {
     if (vector >= this.vectors) return;
-    this.#pending.add(vector);
-    this.deliverPending();
+    if (this.#isOpen(vector)) this.#deliver(vector);
+    else this.#pending.add(vector);
   }
 
   /** Sends what is pending and no longer masked. */
   deliverPending(): void {
-    if (!this.enabled || this.masked) return;
     for (const vector of [...this.#pending]) {
-      if (((this.#entries[vector * WORDS + 3] ?? 0) & MASKED) !== 0) continue;
+      if (!this.#isOpen(vector)) continue;
       this.#pending.delete(vector);
-      const [low = 0, high = 0, data = 0] = this.#entries.subarray(vector * WORDS);
-      this.#send(high * 0x1_0000_0000 + low, data);
+      this.#deliver(vector);
     }
+  }
+
+  #isOpen(vector: number): boolean {
+    const control = this.#entries[vector * WORDS + 3] ?? 0;
+    return this.enabled && !this.masked && (control & MASKED) === 0;
+  }
+
+  #deliver(vector: number): void {
+    const entry = vector * WORDS;
+    const low = this.#entries[entry] ?? 0;
+    const high = this.#entries[entry + 1] ?? 0;
+    this.#send(high * 0x1_0000_0000 + low, this.#entries[entry + 2] ?? 0);
   }
 }

@@ -110,6 +110,9 @@ export class VirtioDevice {
   #changeDeferred = false;
   /** Counts resets: work begun before one is not finished after it. */
   #epoch = 0;
+  /** By queue: what wakes the model, made once, and the epoch of what is enqueued; -1: nothing is. */
+  readonly #wakes: readonly (() => void)[];
+  readonly #waking: number[];
 
   constructor(options: VirtioDeviceOptions) {
     const { model, kind, reservedFeatures } = options;
@@ -124,6 +127,8 @@ export class VirtioDevice {
     this.#mastering = options.mastering;
     this.#book = options.book;
     this.#onLegacyBroken = options.onLegacyBroken;
+    this.#wakes = Array.from({ length: model.queues }, (_, i) => () => this.#woken(i));
+    this.#waking = this.#wakes.map(() => -1);
     const words = Array.from({ length: FEATURE_WORDS }, (_, i) => model.features[i] ?? 0);
     this.legacyOffered = withBits(words, reservedFeatures)[0] ?? 0;
     this.offered = withBits(words, [
@@ -370,10 +375,17 @@ export class VirtioDevice {
     this.#wake(index);
   }
 
+  /** Once for any number of doorbells: the model looks at all that is there. */
   #wake(index: number): void {
-    this.#later(() => {
-      if (this.#running(index) !== null) this.model.notified(index);
-    });
+    if (this.#waking[index] === this.#epoch) return;
+    this.#waking[index] = this.#epoch;
+    this.#tasks.enqueue(this.#wakes[index] as () => void);
+  }
+
+  #woken(index: number): void {
+    const epoch = this.#waking[index];
+    this.#waking[index] = -1;
+    if (epoch === this.#epoch && this.#running(index) !== null) this.model.notified(index);
   }
 
   /** Buffers made available before DRIVER_OK, or before a suspend, are looked at without a doorbell (§2.1.2). */

@@ -1,6 +1,7 @@
 // Rules of a set of accepted features: virtio 1.4 §2.2.1, §6.1, §6.3.
 import { DeviceType, ReservedFeature } from "@virtio/core";
 import { BlockFeature } from "@virtio/core/block";
+import { NetFeature } from "@virtio/core/net";
 import { hasBit } from "../feature-words.js";
 import type { RuleBook } from "./rule-book.js";
 
@@ -25,6 +26,7 @@ const typeFeatures = new Map<DeviceType, { all: readonly number[]; legacy: reado
     DeviceType.BLOCK,
     { all: bitsOf(BlockFeature), legacy: [BlockFeature.BARRIER, BlockFeature.SCSI] },
   ],
+  [DeviceType.NET, { all: bitsOf(NetFeature), legacy: [NetFeature.GSO] }],
 ]);
 const legacyReserved: readonly number[] = [
   ReservedFeature.NOTIFY_ON_EMPTY,

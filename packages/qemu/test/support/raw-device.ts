@@ -58,7 +58,7 @@ export async function openBridges(functions: readonly PciFunction[]): Promise<vo
   }
 }
 
-/** A modern block device, driven by hand as far as the tests of the machine need it. */
+/** A modern device, driven by hand as far as the tests of the machine need it. */
 export class RawDevice {
   readonly fn: PciFunction;
   readonly #machine: QemuMachine;
@@ -184,5 +184,33 @@ export class RawDevice {
       data: buffers.bytes.subarray(512, 1024),
       used: () => view.getUint16(usedRing + 2, true),
     };
+  }
+
+  /** Sets a queue up with one chain of `bytes` to read, and rings the doorbell. */
+  async offer(queue: number, bytes: Uint8Array): Promise<void> {
+    const bar = this.#bar;
+    const { memory } = this.#machine;
+    const ring = memory.allocate(4096, 4096);
+    const buffer = memory.allocate(4096, 4096);
+    buffer.bytes.set(bytes);
+    const view = new DataView(memory.buffer);
+    view.setUint32(ring.offset, buffer.address, true);
+    view.setUint32(ring.offset + 8, bytes.length, true);
+    const address64 = (register: number, offset: number): Promise<void>[] => [
+      bar.write(register, 4, ring.address + offset),
+      bar.write(register + 4, 4, 0),
+    ];
+    const select = bar.write(CommonConfig.QUEUE_SELECT, 2, queue);
+    const notifyOffset = bar.read(CommonConfig.QUEUE_NOTIFY_OFF, 2);
+    await Promise.all([
+      select,
+      bar.write(CommonConfig.QUEUE_SIZE, 2, 4),
+      ...address64(CommonConfig.QUEUE_DESC, 0),
+      ...address64(CommonConfig.QUEUE_DRIVER, 64),
+      ...address64(CommonConfig.QUEUE_DEVICE, 128),
+      bar.write(CommonConfig.QUEUE_ENABLE, 2, 1),
+    ]);
+    view.setUint16(ring.offset + 64 + 2, 1, true);
+    bar.post(NOTIFY + (await notifyOffset) * NOTIFY_MULTIPLIER, 2, queue);
   }
 }

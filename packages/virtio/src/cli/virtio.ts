@@ -101,6 +101,7 @@ async function run(
     print = out;
     return status;
   } finally {
+    await shell.close();
     // A halt that failed has said so.
     if (!shell.halted) await end(kernel);
   }

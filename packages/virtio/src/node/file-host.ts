@@ -1,4 +1,4 @@
-// Files of the computer this runs on, for the shell.
+// Files and clock of the computer this runs on, for the shell.
 import { constants } from "node:fs";
 import { type FileHandle, open, readdir } from "node:fs/promises";
 import { resolve } from "node:path";
@@ -20,6 +20,10 @@ export class FileHost implements Host {
 
   create(path: string): Promise<HostFile> {
     return this.#open(path, constants.O_RDWR | constants.O_CREAT);
+  }
+
+  time(): number {
+    return Date.now();
   }
 
   async list(prefix: string): Promise<readonly string[]> {

@@ -4,11 +4,12 @@ import {
   type DeviceSpec,
   type Log,
   type Machine,
+  type NetBackendName,
   parseDeviceSpec,
   VirtioFault,
 } from "@virtio/core";
 import { embedded } from "@virtio/hypervisor";
-import { openImage } from "@virtio/hypervisor/node";
+import { openImage, openNetBackend } from "@virtio/hypervisor/node";
 
 /** What machine to run on. */
 export interface MachineSpec {
@@ -24,7 +25,7 @@ export interface MachineSpec {
 /** What a machine is made with, besides its kind. */
 export interface MachineOptions {
   readonly devices: readonly DeviceSpec[];
-  /** Folder that image files start from. */
+  /** Folder that image files, captures and sockets start from. */
   readonly cwd: string;
   /** Lines about the machine itself. */
   readonly log: Log;
@@ -33,7 +34,7 @@ export interface MachineOptions {
 }
 
 /** With no `--device`: one of each kind. */
-export const defaultDevices: readonly DeviceSpec[] = [parseDeviceSpec("blk")];
+export const defaultDevices: readonly DeviceSpec[] = ["blk", "net"].map(parseDeviceSpec);
 
 const choices = { type: ["q35", "pc"], interrupts: ["intx", "msix"] } as const;
 const CPUS_MAX = 1024;
@@ -79,7 +80,9 @@ export async function openMachine(spec: MachineSpec, options: MachineOptions): P
   const cpus = spec.cpus === undefined ? {} : { cpus: spec.cpus };
   if (spec.kind === "embedded") {
     const open = (blk: BlkSpec): ReturnType<typeof openImage> => openImage(blk, cwd);
-    return embedded({ devices, log, open, ...cpus });
+    const openNet = (backend: NetBackendName): ReturnType<typeof openNetBackend> =>
+      openNetBackend(backend, cwd);
+    return embedded({ devices, log, open, openNet, ...cpus });
   }
   const { qemu } = await importQemu();
   return qemu({

@@ -1,11 +1,17 @@
 // What a command of the shell is.
 import type { Kernel } from "../kernel.js";
+import type { IpHost } from "../net/ip-host.js";
 import type { Host } from "./host.js";
+import type { Jobs } from "./jobs.js";
 
 /** What a command works with. */
 export interface Session {
   readonly kernel: Kernel;
   readonly host: Host;
+  /** The IP host on the kernel's interfaces. */
+  readonly net: IpHost;
+  /** What runs on behind the commands that follow. */
+  readonly jobs: Jobs;
   /** Standard output, newlines included. */
   readonly out: (text: string) => void;
   /** Standard error. */

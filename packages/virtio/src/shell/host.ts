@@ -1,4 +1,4 @@
-// What the shell needs of the computer it runs on: files. A browser brings its own.
+// What the shell needs of the computer it runs on: files, and the time of day. A browser brings its own.
 
 /** A file of the host, open. Positions and lengths are in bytes. */
 export interface HostFile {
@@ -15,12 +15,14 @@ export interface HostFile {
   close(): Promise<void>;
 }
 
-/** Files of the host. Rejections are VirtioFaults whose message begins with the path as the user gave it. */
+/** Files and clock of the host. Rejections are VirtioFaults whose message begins with the path as the user gave it. */
 export interface Host {
   /** For reading. @throws VirtioFault NOT_FOUND, INVALID (not a regular file), IO */
   open(path: string): Promise<HostFile>;
   /** For writing; makes the file when it is not there, and leaves what it holds. @throws VirtioFault */
   create(path: string): Promise<HostFile>;
+  /** Milliseconds since 1970. */
+  time(): number;
   /** Paths that begin with `prefix`, for completion; folders end in `/`. */
   list(prefix: string): Promise<readonly string[]>;
 }

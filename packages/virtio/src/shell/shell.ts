@@ -1,9 +1,11 @@
 // The shell: command lines in, text and an exit status out.
 import { VirtioFault } from "@virtio/core";
 import type { Kernel } from "../kernel.js";
+import { IpHost } from "../net/ip-host.js";
 import { type Command, type Session, UsageError } from "./command.js";
 import { commands } from "./commands/index.js";
 import type { Host } from "./host.js";
+import { Jobs } from "./jobs.js";
 import { parseCommands } from "./words.js";
 
 /** Exit status of a command that is not there, as sh(1) has it. */
@@ -36,7 +38,16 @@ export class Shell {
   readonly #session: Omit<Session, "signal">;
 
   constructor({ kernel, host, out, err, terminal = false }: ShellOptions) {
-    this.#session = { kernel, host, out, err, terminal };
+    this.#session = {
+      ...{ kernel, host, out, err, terminal },
+      net: new IpHost(kernel),
+      jobs: new Jobs(),
+    };
+  }
+
+  /** Ends what runs behind the commands: captures. */
+  async close(): Promise<void> {
+    await this.#session.jobs.stop();
   }
 
   /** Whether `halt`, or anyone else, ended the kernel: no command can follow. */

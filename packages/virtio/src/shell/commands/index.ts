@@ -1,17 +1,23 @@
 // The commands, in the order in which `help` lists them.
 import { VirtioFault } from "@virtio/core";
 import type { Command } from "../command.js";
+import { arpCommand, ndpCommand } from "./arp.js";
 import { dd } from "./dd.js";
 import { devinfo } from "./devinfo.js";
+import { dhclient } from "./dhclient.js";
 import { diskinfo } from "./diskinfo.js";
 import { dmesg } from "./dmesg.js";
 import { geom } from "./geom.js";
 import { halt } from "./halt.js";
+import { ifconfig } from "./ifconfig.js";
 import { iostat } from "./iostat.js";
 import { kenv } from "./kenv.js";
 import { kldload, kldstat, kldunload } from "./kld.js";
+import { netstat } from "./netstat.js";
 import { pciconf } from "./pciconf.js";
+import { ping6Command, pingCommand } from "./ping.js";
 import { sysctl } from "./sysctl.js";
+import { killall, tcpdump } from "./tcpdump.js";
 import { trim } from "./trim.js";
 import { vmstat } from "./vmstat.js";
 
@@ -33,20 +39,29 @@ const help: Command = {
 
 /** Every command of the shell. */
 export const commands: readonly Command[] = [
+  arpCommand,
   dd,
   devinfo,
+  dhclient,
   diskinfo,
   dmesg,
   geom,
   halt,
   help,
+  ifconfig,
   iostat,
   kenv,
+  killall,
   kldload,
   kldstat,
   kldunload,
+  ndpCommand,
+  netstat,
   pciconf,
+  pingCommand,
+  ping6Command,
   sysctl,
+  tcpdump,
   trim,
   vmstat,
 ];
