@@ -7,8 +7,10 @@
 import { type Callout, type TaskQueue, VirtioFault } from "@virtio/core";
 import * as host from "./host-clock.js";
 
-/** Tasks that run before the host's event loop gets its turn. */
+/** Tasks between two looks at the clock. */
 const BATCH = 32;
+/** Milliseconds after which the host's event loop gets its turn: it costs as much as several requests, and makes garbage. */
+const TURN_MS = 1;
 
 /** First in, first out, in a ring that grows: what waits costs no memory of its own. */
 class Fifo<T> {
@@ -95,6 +97,18 @@ export class Scheduler {
   #outside = 0;
   #closed = false;
 
+  /** Made once: a closure in #start would cost a context at each of its calls. */
+  readonly #turn = (): void => {
+    this.#running = false;
+    try {
+      if (this.#random === null) this.#runInOrder();
+      else this.#runDrawn(this.#random);
+    } finally {
+      // A task that throws must not stop the others; its error goes to the host as uncaught.
+      if (this.#more()) this.#start();
+    }
+  };
+
   constructor(options: SchedulerOptions = {}) {
     this.#random = options.seed === undefined ? null : xorshift(options.seed);
   }
@@ -165,18 +179,7 @@ export class Scheduler {
   #start(): void {
     if (this.#running) return;
     this.#running = true;
-    host.defer(() => this.#turn());
-  }
-
-  #turn(): void {
-    this.#running = false;
-    try {
-      if (this.#random === null) this.#runInOrder();
-      else this.#runDrawn(this.#random);
-    } finally {
-      // A task that throws must not stop the others; its error goes to the host as uncaught.
-      if (this.#more()) this.#start();
-    }
+    host.defer(this.#turn);
   }
 
   #more(): boolean {
@@ -186,14 +189,17 @@ export class Scheduler {
     );
   }
 
-  /** Also what is queued meanwhile, up to a batch: a turn of the host's loop costs as much as several requests. */
+  /** What is queued, and what is queued meanwhile. */
   #runInOrder(): void {
-    for (let n = 0; n < BATCH; n++) {
-      const lane = this.#order.shift();
-      if (lane === undefined) return;
-      // step() may have run it already.
-      if (lane.waiting > 0) lane.run();
-    }
+    const began = host.now();
+    do
+      for (let n = 0; n < BATCH; n++) {
+        const lane = this.#order.shift();
+        if (lane === undefined) return;
+        // step() may have run it already.
+        if (lane.waiting > 0) lane.run();
+      }
+    while (host.now() - began < TURN_MS);
   }
 
   /** One task a turn, so that promises settle between two tasks. */
