@@ -1,13 +1,13 @@
 // npm run clauses [-- --json FILE] [--missing [SCOPE]]: the ledger of clauses.
 //
-// Prints proven/excused/total for each scope and level of docs/driver-clauses.tsv, from the results
+// Prints proven/excused/absent/total for each scope and level of docs/driver-clauses.tsv, from the results
 // of the last complete test run. If there are none, or the sources have changed since, the tests are
 // run first. Exit status 1 when a rule of the ledger is broken.
 import { spawnSync } from "node:child_process";
 import { readFileSync, writeFileSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { parseArgs } from "node:util";
-import { keepLedger, parseClauses, parseExcuses, renderLedger } from "./clause-ledger.mjs";
+import { keepLedger, parseClauses, parsePage, renderLedger } from "./clause-ledger.mjs";
 import { root, testInputs } from "./sources.mjs";
 import { dropResults, readResults } from "./test-results.mjs";
 
@@ -32,7 +32,7 @@ function results() {
 
 const read = (/** @type {string} */ name) => readFileSync(join(root, "docs", name), "utf8");
 const clauses = parseClauses(read("driver-clauses.tsv"));
-const ledger = keepLedger(clauses, results(), parseExcuses(read("clauses.md")));
+const ledger = keepLedger(clauses, results(), parsePage(read("clauses.md")));
 
 console.log(renderLedger(ledger.counts));
 if (values.missing) {

@@ -287,7 +287,9 @@ export class NetGuest {
 
   /** Enables queues; default all of them. */
   async enable(indices?: readonly number[]): Promise<void> {
-    const count = this.#legacy ? 3 : await this.#io.read(CommonConfig.NUM_QUEUES, 2);
+    // The legacy interface does not say: two pairs are the most that a test has there.
+    const legacy = this.accepted.includes(NetFeature.MQ) ? 5 : 3;
+    const count = this.#legacy ? legacy : await this.#io.read(CommonConfig.NUM_QUEUES, 2);
     for (let index = 0; index < count; index++) {
       if (indices !== undefined && !indices.includes(index)) continue;
       await this.enableOne(index);

@@ -54,6 +54,10 @@ const rss = (types: number, table: number[]): number[] => [
   ...[...le16(1), 4, 1, 2, 3, 4],
 ];
 const entries = (count: number): number[] => Array<number>(count).fill(0);
+const be16 = (n: number): number[] => le16(n).reverse();
+const be32 = (n: number): number[] => le32(n).reverse();
+const swap16 = (n: number): number => (n >>> 8) | ((n & 0xff) << 8);
+const old = { legacy: "on" } as const;
 
 const crimes: readonly Crime[] = [
   ["NET-CFG-1", "writes its address", (g) => g.writeConfig(0, 1, 2)],
@@ -156,6 +160,15 @@ const crimes: readonly Crime[] = [
   ["NET-TX-22", "sets UDP_TUNNEL_CSUM", ...tso({ flags: 9, gsoType: 0x21 })],
   ["NET-TX-43", "sets UDP_TUNNEL_CSUM of a plain frame", ...sent({ flags: 8 })],
   ["NET-TX-26", "sets UDP_TUNNEL_CSUM without a tunnel", ...sent({ flags: 8 })],
+  ["NET-TX-6", "asks for TSO4 without it", ...tso(), { accept: [mac, F.CSUM] }],
+  ["NET-TX-8", "asks for TSO6 without it", ...tso({ gsoType: 4 }), { accept: [mac, F.CSUM] }],
+  ["NET-TX-10", "asks for UFO without it", ...tso({ gsoType: 3 })],
+  ["NET-TX-12", "asks for USO without it", ...tso({ gsoType: 5 }), { accept: [mac, F.CSUM] }],
+  ["NET-TX-27", "leaves a checksum to a device without CSUM", ...sent(partial), { accept: [mac] }],
+  ["NET-TX-20", "leaves an outer checksum to the device", ...tso({ flags: 9, gsoType: 0x21 })],
+  ["NET-TX-23", "leaves the other outer checksum to it", ...tso({ flags: 9, gsoType: 0x41 })],
+  ["NET-TX-24", "asks for UFO in a tunnel", ...tso({ gsoType: 0x23 })],
+  ["NET-TX-46", "says that a checksum in a tunnel is valid", ...tso({ flags: 3, gsoType: 0x21 })],
   ["NET-TX-28", "leaves the IPv4 checksum wrong", ...sent(partial, spoilt(24))],
   ["NET-TX-29", "stores another sum than the pseudo header's", ...sent(partial, spoilt(50))],
   ["NET-TX-30", "places the checksum beyond the frame", ...sent({ ...partial, csumStart: 1000 })],
@@ -174,6 +187,12 @@ const crimes: readonly Crime[] = [
     { features: { GUEST_HDRLEN: true } },
   ],
   ["NET-TX-35", "gives too small a header length", ...tso({ hdrLen: 53 })],
+  [
+    "NET-TX-44",
+    "does not take GUEST_HDRLEN",
+    async () => {},
+    { features: { GUEST_HDRLEN: true }, accept: [mac] },
+  ],
   ["NET-TX-45", "says that a checksum is valid", ...sent({ flags: 2 })],
   [
     "NET-RXBUF-2",
@@ -181,6 +200,19 @@ const crimes: readonly Crime[] = [
     (g) => received(g, 1525),
     { accept: [mac] },
   ],
+  [
+    "NET-RXBUF-1",
+    "posts buffers too small for several segments",
+    (g) => received(g, 65_600),
+    { accept: [mac, F.GUEST_CSUM, F.GUEST_TSO4] },
+  ],
+  [
+    "NET-RXBUF-1",
+    "posts buffers too small for them and a hash",
+    (g) => received(g, 65_608),
+    { ...hashing, accept: [mac, F.CTRL_VQ, F.HASH_REPORT, F.GUEST_CSUM, F.GUEST_TSO6] },
+  ],
+  ["NET-RXBUF-5", "enables a pair without buffers", (g) => g.command(4, 0, le16(2)), { queues: 2 }],
   ["NET-RXBUF-3", "posts buffers smaller than a header", (g) => received(g, 11)],
   [
     "NET-CTRL-RX-1",
@@ -287,6 +319,28 @@ const crimes: readonly Crime[] = [
     ...command(6, 2, entries(12)),
     { features: { NOTF_COAL: true } },
   ],
+  ["NET-INNERHASH-1", "sets a hash of inner headers", ...command(7, 0, entries(4))],
+  ["NET-RSSCTX-1", "adds an RSS context", ...command(9, 0, entries(8))],
+  [
+    "NET-HDR-LEGACY-1",
+    "writes headers in the other byte order",
+    ...sent({ flags: 1, csumStart: swap16(34), csumOffset: swap16(16) }, frame(outward, true)),
+    old,
+  ],
+  [
+    "NET-CTRL-MAC-LEGACY-1",
+    "counts addresses in the other byte order",
+    ...command(1, 0, [...be32(1), ...PEER_MAC, ...be32(0)]),
+    old,
+  ],
+  ["NET-VLAN-LEGACY-1", "names a VLAN in it", ...command(2, 0, be16(4094)), old],
+  ["NET-MQ-LEGACY-1", "enables pairs in it", ...command(4, 0, be16(2)), { ...old, queues: 2 }],
+  [
+    "NET-OFFLOAD-LEGACY-1",
+    "sets offloads in it",
+    ...command(5, 0, [...be32(1 << 1), ...be32(0)]),
+    old,
+  ],
   ["NET-FRAME-LEGACY-1", "has header and frame in one descriptor", ...sent(), { legacy: "on" }],
   [
     "NET-FRAME-LEGACY-2",
@@ -344,6 +398,7 @@ describe("the rule book of the network device", () => {
     const g = await NetGuest.start({ queues: 2, mtu: 1500, features });
     const done = async (controlClass: number, number: number, data: number[]): Promise<void> =>
       expect((await g.command(controlClass, number, data, number === 3 ? 8 : 0)).ack).toBe(0);
+    await g.post(10, 2048, 1);
     await done(4, 0, le16(2));
     await done(4, 0, le16(2));
     await done(4, 1, rss(1, [0, 1]));
@@ -363,12 +418,15 @@ describe("the rule book of the network device", () => {
     await tso()[0](g);
     await tso({ gsoType: 0x81 }, frame({ ...outward, payload: 3000, flags: 0x90 }, true))[0](g);
     await g.reset();
-    await g.run([mac, F.MTU], [ReservedFeature.RING_RESET]);
+    await g.run([mac, F.MTU, F.GUEST_HDRLEN], [ReservedFeature.RING_RESET]);
     await g.transmit([frame(outward)]);
     await received(g, 1526);
     await g.reset();
+    await g.run([mac, F.MTU, F.GUEST_HDRLEN, F.GUEST_CSUM, F.GUEST_TSO4]);
+    await received(g, 65_601);
+    await g.reset();
     expect(g.clauses()).toEqual([]);
-    const other = /LEGACY|HASHCFG|NET-TX-35|NET-TX-14/;
+    const other = /LEGACY|HASHCFG|NET-TX-35|NET-TX-14|NET-TX-8|NET-TX-10|NET-TX-12/;
     for (const clause of crimes.map(([id]) => id).filter((id) => !other.test(id)))
       expect([clause, g.rules.kept(clause) > 0]).toEqual([clause, true]);
     await g.close();

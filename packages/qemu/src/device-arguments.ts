@@ -31,7 +31,8 @@ export function netdevId({ id }: NetPlan): string {
  */
 export function netdev(plan: NetPlan, fd?: number): Readonly<Record<string, unknown>> {
   const { wire } = plan;
-  const toUs = { type: "stream", server: false, addr: { type: "fd", str: String(fd) } };
+  // Connected at once. A netdev `stream` is only some time after the launch, even to a descriptor, and loses what is sent before.
+  const toUs = { type: "socket", fd: String(fd) };
   return { ...(typeof wire === "object" ? wire : toUs), id: netdevId(plan) };
 }
 

@@ -97,7 +97,7 @@ describe("network devices, before QEMU sees them", () => {
     expect(after("-netdev")).toEqual([
       { type: "user", id: "net0-wire" },
       // 5 is guest memory, 6 firmware, 7 the disk.
-      { type: "stream", server: false, addr: { type: "fd", str: "8" }, id: "net1-wire" },
+      { type: "socket", fd: "8", id: "net1-wire" },
       {
         ...{ type: "tap", ifname: "tap7", script: "no", downscript: "no", queues: 2 },
         id: "net2-wire",

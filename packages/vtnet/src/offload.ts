@@ -96,7 +96,20 @@ function putByte(frame: Frame, at: number, value: number): void {
   }
 }
 
-/** Whether a frame has a VLAN tag in its bytes. */
+/** What follows the addresses, wherever it lies: EtherType, or that of a VLAN tag; 0: nothing does. */
+export const etherTypeOf = (frame: Frame): number =>
+  (byteAt(frame, ADDRESSES) << 8) | byteAt(frame, ADDRESSES + 1);
+
+function byteAt(frame: Frame, at: number): number {
+  let skip = at;
+  for (let part: Frame | null = frame; part !== null; part = part.next) {
+    if (skip < part.length) return part.bytes[part.offset + skip] as number;
+    skip -= part.length;
+  }
+  return 0;
+}
+
+/** Whether a frame has a VLAN tag in the bytes of its first buffer. */
 export function isTagged({ bytes, offset, length }: Frame): boolean {
   return (
     length >= ETHERNET_HEADER_SIZE + VLAN_TAG_SIZE &&
@@ -180,8 +193,28 @@ export function parseTransport(frame: Frame, into: Transport): boolean {
   return true;
 }
 
+/** Most bytes that are looked at for a flow: IPv4 with all its options, and ports. */
+const FLOW_BYTES = ETHERNET_HEADER_SIZE + VLAN_TAG_SIZE + 60 + 4;
+const flowBytes = new Uint8Array(FLOW_BYTES);
+
 /** A number that all frames of a flow share: of addresses, and of ports unless it is a fragment; 0: not IP. */
-export function flowHash({ bytes, offset, length }: Frame): number {
+export function flowHash(frame: Frame): number {
+  const { bytes, offset, length } = frame;
+  if (frame.next === null || length >= FLOW_BYTES) return headersHash(bytes, offset, length);
+  // A flow stays on its queue however its frames are cut up.
+  let gathered = 0;
+  let part: Frame | null = frame;
+  for (let count = 0; part !== null && count < BUFFERS_MAX; count++) {
+    for (let i = 0; i < part.length && gathered < FLOW_BYTES; i++) {
+      flowBytes[gathered] = bytes[part.offset + i] as number;
+      gathered += 1;
+    }
+    part = gathered < FLOW_BYTES ? part.next : null;
+  }
+  return headersHash(flowBytes, 0, gathered);
+}
+
+function headersHash(bytes: Uint8Array, offset: number, length: number): number {
   let l3 = offset + ETHERNET_HEADER_SIZE;
   if (length < ETHERNET_HEADER_SIZE + IPV4_HEADER_SIZE + 4) return 0;
   let etherType = ((bytes[l3 - 2] as number) << 8) | (bytes[l3 - 1] as number);

@@ -15,6 +15,10 @@ import { Count, type Counters, RxCount } from "./statistics.js";
 const WHOLE_BUFFER = 65_609;
 export const WHOLE_BUFFERS_MAX = 32;
 
+/** Bits of UDP tunnels, in gso_type and in flags (virtio 1.4 §5.1.9): their features are not negotiated. */
+const TUNNEL_GSO = 0x60;
+const TUNNEL_CSUM = 8;
+
 /** Clusters of such a buffer. */
 export const clustersOfWhole = (capacity: number): number => Math.ceil(WHOLE_BUFFER / capacity);
 
@@ -440,8 +444,9 @@ export class ReceiveQueue {
     frame.flags = 0;
     frame.gsoType = NetGso.NONE;
     frame.gsoSize = 0;
-    // Tunnels were not negotiated (§5.1.9.4.2).
-    if ((gso & 0x60) !== 0) {
+    const needsCsum = (word & NetHeaderFlag.NEEDS_CSUM) !== 0;
+    // Such a frame is not to be taken (§5.1.9.4.2); an outer checksum alone is a flag like any unknown one.
+    if ((gso & TUNNEL_GSO) !== 0 || (needsCsum && (word & TUNNEL_CSUM) !== 0)) {
       this.#count[RxCount.IERRORS] = (this.#count[RxCount.IERRORS] as number) + 1;
       return false;
     }
@@ -451,7 +456,8 @@ export class ReceiveQueue {
       frame.gsoSize = gsoSize;
       this.#count[RxCount.HOST_LRO] = (this.#count[RxCount.HOST_LRO] as number) + 1;
     }
-    if ((word & NetHeaderFlag.NEEDS_CSUM) !== 0) {
+    // With RSC_INFO these fields are no offsets (§5.1.9.4.2).
+    if (needsCsum && (word & NetHeaderFlag.RSC_INFO) === 0) {
       frame.csumStart = halves[h + 3] as number;
       frame.csumOffset = halves[h + 4] as number;
       const length = frame.next === null ? frame.length : frame.length + this.#rest(frame);

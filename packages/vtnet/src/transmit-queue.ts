@@ -5,6 +5,7 @@ import { type DmaMemory, Errno, type Frame, type Virtqueue } from "@virtio/core"
 import { NET_GSO_FRAME_MAX, NET_HEADER_SIZE, NetGso, NetHeaderFlag } from "@virtio/core/net";
 import {
   ETHERNET_HEADER_SIZE,
+  EtherType,
   IpProtocol,
   TCP_HEADER_SIZE,
   UDP_HEADER_SIZE,
@@ -14,10 +15,10 @@ import { type Cluster, type FramePool, HEADROOM, Owner } from "./buffers.js";
 import {
   completeChecksum,
   copyFrame,
+  etherTypeOf,
   frameLength,
   hasChecksumPlace,
   insertTag,
-  isTagged,
   parseTransport,
   TCP_CHECKSUM,
   type Transport,
@@ -315,7 +316,7 @@ export class TransmitQueue {
     if (!this.#isWhole(mode, frame)) return this.#never(frame);
     const length = frameLength(frame) + tagLength;
     const gso = frame.gsoType !== NetGso.NONE;
-    const tagged = tagLength !== 0 || isTagged(frame) ? VLAN_TAG_SIZE : 0;
+    const tagged = tagLength !== 0 || etherTypeOf(frame) === EtherType.VLAN ? VLAN_TAG_SIZE : 0;
     const most = gso ? NET_GSO_FRAME_MAX : this.#flags.mtu + ETHERNET_HEADER_SIZE + tagged;
     if (length < ETHERNET_HEADER_SIZE + tagLength || length > most) return this.#never(frame);
 

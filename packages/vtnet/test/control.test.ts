@@ -338,6 +338,24 @@ describe("features", () => {
     expect(has(NetFeature.STANDBY)).toBe(false);
   });
 
+  it("are not asked for when docs/clauses.md calls them not implemented", async () => {
+    const [deviceStats, hashTunnel, vqNotfCoal, rssContext, ipsec] = [50, 51, 52, 64, 70];
+    const tunnels = [65, 66, 67, 68];
+    const outNetHeader = 69;
+    const without = [
+      deviceStats,
+      hashTunnel,
+      vqNotfCoal,
+      rssContext,
+      ...tunnels,
+      outNetHeader,
+      ipsec,
+    ];
+    const made = await fake({ features: [...usual, ...without] as NetFeature[] });
+    for (const bit of [...without, ReservedFeature.ADMIN_VQ] as NetFeature[])
+      expect([bit, made.device.negotiated.has(bit as NetFeature.MAC)]).toEqual([bit, false]);
+  });
+
   it("go by the tunables", async () => {
     const all = [
       ...usual,

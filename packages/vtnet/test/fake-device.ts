@@ -128,6 +128,8 @@ class FakeDevice implements VirtioDevice {
   readonly commands: SeenCommand[] = [];
   /** Answer to a command; null: none ever. */
   answer: (command: SeenCommand) => number | null = () => NetControlAck.OK;
+  /** What used entries of transmitted frames and of commands say was written; undefined: what was. */
+  usedLength: number | undefined;
   /** What is negotiated. */
   negotiated: FeatureSet<NetFeature | ReservedFeature> = featureSetFromWords([0, 0]);
   reinits = 0;
@@ -206,6 +208,7 @@ class FakeDevice implements VirtioDevice {
           tasks: this.tasks,
           indirect: this.negotiated.has(ReservedFeature.INDIRECT_DESC),
           eventIdx: false,
+          legacy: !this.negotiated.has(ReservedFeature.VERSION_1),
           maxSegments,
           doorbell: () => this.#kicked(index),
         }),
@@ -257,8 +260,17 @@ class FakeDevice implements VirtioDevice {
       if (answer === null) continue;
       chain.write(0, Uint8Array.of(answer));
       queue?.give(chain, 1);
+      this.#lie(index);
     }
     this.interrupt(index);
+  }
+
+  /** Changes the lengths in a used ring to `usedLength`. */
+  #lie(index: number): void {
+    const queue = this.drivers[index];
+    if (queue === undefined || this.usedLength === undefined) return;
+    const used = new DataView(this.memory.buffer, queue.addresses.device - BASE);
+    for (let i = 0; i < queue.size; i++) used.setUint32(8 + 8 * i, this.usedLength, true);
   }
 
   /** The device signals, whether the driver asked for it or not. */
@@ -321,6 +333,7 @@ class FakeDevice implements VirtioDevice {
         segments: chain.readableSegments,
       });
       queue?.put(chain, 0);
+      this.#lie(2 * pair + 1);
     }
     this.#signal(2 * pair + 1);
     return seen;

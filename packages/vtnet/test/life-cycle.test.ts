@@ -64,12 +64,25 @@ describe("the link", () => {
     expect(made.device.reads.length - reads).toBeLessThan(4);
   });
 
-  it("has a speed and a duplex, read again at each change [NET-CFG-11] [NET-CFG-12]", async () => {
+  it("has a speed and a duplex, read again at each change [NET-CFG-12]", async () => {
     const { net, device } = await running({
       features: [...usual, NetFeature.SPEED_DUPLEX],
       config: { speed: 10_000, duplex: 1 },
     });
     expect(net.link).toEqual({ up: true, speed: 10_000, duplex: "full" });
+    device.configure("speed", 0x7fff_ffff);
+    device.configure("duplex", 0);
+    device.changed();
+    await turns();
+    expect(net.link).toEqual({ up: true, speed: 0x7fff_ffff, duplex: "half" });
+  });
+
+  it("has no speed and no duplex that there cannot be [NET-CFG-11]", async () => {
+    const { net, device } = await running({
+      features: [...usual, NetFeature.SPEED_DUPLEX],
+      config: { speed: 0xffff_ffff, duplex: 0xff },
+    });
+    expect(net.link).toEqual({ up: true, speed: null, duplex: null });
     device.configure("speed", 0x8000_0000);
     device.configure("duplex", 2);
     device.changed();

@@ -167,7 +167,7 @@ describe("TSO", () => {
     { ip: 4, gsoType: 1 },
     { ip: 6, gsoType: 4 },
   ] as const)(
-    "asks for segments, IPv$ip [NET-TX-32] [NET-TX-33] [NET-TX-34]",
+    "asks for segments, IPv$ip [NET-TX-6] [NET-TX-8] [NET-TX-32] [NET-TX-33] [NET-TX-34]",
     async ({ ip, gsoType }) => {
       const made = await running({ features: all });
       const sent = packet({ ip, payload: 20_000 });
@@ -230,16 +230,23 @@ describe("TSO", () => {
     expect(without.lines.filter((line) => line.startsWith("TSO with ECN"))).toHaveLength(1);
   });
 
-  it("of UDP goes where USO was negotiated [NET-TX-13]", async () => {
-    const sent = packet({ protocol: "udp", payload: 4000 });
-    const gso = { gsoType: 5, gsoSize: 1400 };
-    const made = await running({ features: [...all, NetFeature.HOST_USO] });
-    send(made, sent, gso);
-    expect(made.device.sent(0)[0]?.header[1]).toBe(5);
-    const without = await running({ features: all });
-    send(without, sent, gso);
-    expect(without.device.sent(0)).toEqual([]);
-  });
+  it.each([
+    { what: "UFO", gsoType: 3, feature: NetFeature.HOST_UFO },
+    { what: "USO", gsoType: 5, feature: NetFeature.HOST_USO },
+  ])(
+    "of UDP goes where $what was negotiated [NET-TX-10] [NET-TX-11] [NET-TX-12] [NET-TX-13]",
+    async (kind) => {
+      const { gsoType, feature } = kind;
+      const sent = packet({ protocol: "udp", payload: 4000 });
+      const gso = { gsoType, gsoSize: 1400 };
+      const made = await running({ features: [...all, feature] });
+      send(made, sent, gso);
+      expect(made.device.sent(0)[0]?.header[1]).toBe(gsoType);
+      const without = await running({ features: all });
+      send(without, sent, gso);
+      expect(without.device.sent(0)).toEqual([]);
+    },
+  );
 });
 
 describe("VLAN tags", () => {
@@ -262,6 +269,17 @@ describe("VLAN tags", () => {
     expect(seen?.header).toEqual(
       header({ flags: 1, csumStart: sent.start + 4, csumOffset: 16, numBuffers: 0 }),
     );
+  });
+
+  it("in the bytes are room besides the MTU, wherever they lie", async () => {
+    const made = await running({ features: offloads });
+    const { bytes, start, place } = packet({ payload: 1460 });
+    const sent = tagged(bytes, 0x2005);
+    for (const cuts of [[], [12, 1], [13], [17]]) {
+      expect(send(made, { bytes: sent, start, place, pseudo: bytes }, { flags: 0 }, cuts)).toBe(1);
+      expect(made.device.sent(0).map(({ frame }) => frame)).toEqual([sent]);
+    }
+    expect(made.net.statistics.oerrors).toBe(0);
   });
 
   it("are taken out, or left where that is switched off", async () => {
@@ -323,14 +341,14 @@ describe("receive checksums", () => {
 });
 
 describe("flows", () => {
-  it("stay on one queue, and several use several", async () => {
+  it("stay on one queue however their frames are cut up, and several use several", async () => {
     const made = await running({
       features: [...offloads, NetFeature.MQ],
       config: { maxVirtqueuePairs: 4 },
     });
     const used = new Set<number>();
     for (let port = 0; port < 64; port++) {
-      for (let i = 0; i < 3; i++) send(made, packet({ port }));
+      for (const cuts of [[], [13, 0, 1], [36]]) send(made, packet({ port }), {}, cuts);
       const queues = [0, 1, 2, 3].filter((pair) => {
         const seen = made.device.sent(pair);
         expect([0, 3]).toContain(seen.length);

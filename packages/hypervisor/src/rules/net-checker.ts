@@ -34,8 +34,13 @@ export class NetChecker {
     return this.options.configuration.has(bit);
   }
 
+  /** The driver uses the legacy interface: its words are in its own byte order, which is this host's. */
+  get legacy(): boolean {
+    return !this.has(ReservedFeature.VERSION_1);
+  }
+
   /** A legacy driver that has to give each part of a chain a descriptor of its own (§5.1.9.8). */
   get legacyFraming(): boolean {
-    return !this.has(ReservedFeature.VERSION_1) && !this.has(ReservedFeature.ANY_LAYOUT);
+    return this.legacy && !this.has(ReservedFeature.ANY_LAYOUT);
   }
 }

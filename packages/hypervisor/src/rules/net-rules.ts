@@ -18,8 +18,55 @@ import { SUPPORTED_HASH_TYPES } from "../models/net-hash.js";
 import { NetChecker, type NetRulesOptions } from "./net-checker.js";
 import { NetTransmitRules } from "./net-transmit-rules.js";
 
+/** Largest VLAN identifier (IEEE 802.1Q). */
+const VLAN_ID_MAX = 4095;
+
 /** Smallest receive buffers without MRG_RXBUF and segments (§5.1.9.3.1). */
 const BUFFER_MIN = 1526;
+
+/** The same with segments, without HASH_REPORT and with it. */
+const WHOLE_BUFFER_MIN = [65_601, 65_609] as const;
+const receiveSegments = [
+  NetFeature.GUEST_TSO4,
+  NetFeature.GUEST_TSO6,
+  NetFeature.GUEST_UFO,
+  NetFeature.GUEST_USO4,
+  NetFeature.GUEST_USO6,
+];
+
+/** Classes of commands of features that are not offered here (§5.1.9.4.4.5, §5.1.9.5.8.4). */
+const HASH_TUNNEL_CLASS = 7;
+const RSS_CONTEXT_CLASS = 9;
+
+/** Commands that need a feature: the clause, the class, first and last command, and the feature; null: it is never offered. */
+const gatedCommands: readonly (readonly [
+  clause: string,
+  controlClass: number,
+  first: number,
+  last: number,
+  feature: NetFeature | null,
+])[] = [
+  ["NET-CTRL-RX-1", NetControlClass.RX, 0, NetControlRx.ALLMULTI, NetFeature.CTRL_RX],
+  ["NET-CTRL-RX-2", NetControlClass.RX, NetControlRx.ALLMULTI + 1, 255, NetFeature.CTRL_RX_EXTRA],
+  ["NET-CTRL-MAC-1", NetControlClass.MAC, 0, 255, NetFeature.CTRL_RX],
+  [
+    "NET-RSS-1",
+    NetControlClass.MQ,
+    NetControlMq.RSS_CONFIG,
+    NetControlMq.RSS_CONFIG,
+    NetFeature.RSS,
+  ],
+  ["NET-COAL-2", NetControlClass.NOTF_COAL, 0, NetControlNotfCoal.RX_SET, NetFeature.NOTF_COAL],
+  [
+    "NET-COAL-3",
+    NetControlClass.NOTF_COAL,
+    NetControlNotfCoal.RX_SET + 1,
+    255,
+    NetFeature.VQ_NOTF_COAL,
+  ],
+  ["NET-INNERHASH-1", HASH_TUNNEL_CLASS, 0, 255, null],
+  ["NET-RSSCTX-1", RSS_CONTEXT_CLASS, 0, 255, null],
+];
 
 /** Watches one network driver. */
 export class NetRules {
@@ -48,6 +95,7 @@ export class NetRules {
     for (const [clause, bit] of [
       ["NET-CFG-2", NetFeature.MAC],
       ["NET-CFG-7", NetFeature.MTU],
+      ["NET-TX-44", NetFeature.GUEST_HDRLEN],
     ] as const)
       if (offered.includes(bit))
         this.#checker.check(
@@ -140,6 +188,12 @@ export class NetRules {
     const is = (): string => `a receive buffer of ${writableLength} bytes`;
     if (this.#checker.has(NetFeature.MRG_RXBUF))
       this.#checker.check("NET-RXBUF-3", writableLength >= headerSize, is);
+    else if (receiveSegments.some((bit) => this.#checker.has(bit)))
+      this.#checker.check(
+        "NET-RXBUF-1",
+        writableLength >= WHOLE_BUFFER_MIN[this.#checker.has(NetFeature.HASH_REPORT) ? 1 : 0],
+        is,
+      );
     else this.#checker.check("NET-RXBUF-2", writableLength >= BUFFER_MIN, is);
     if (!this.#checker.legacyFraming) return;
     const [first] = chain.writablePieces(0, writableLength);
@@ -173,21 +227,13 @@ export class NetRules {
 
   /** One command, before it is executed. */
   command(command: NetCommand): void {
-    const { controlClass, command: number } = command;
-    const needs = (clause: string, feature: NetFeature): void =>
-      this.#checker.check(
-        clause,
-        this.#checker.has(feature),
-        () => `class ${controlClass} command ${number} without ${NetFeature[feature]}`,
-      );
-    switch (controlClass) {
-      case NetControlClass.RX:
-        if (number <= NetControlRx.ALLMULTI) needs("NET-CTRL-RX-1", NetFeature.CTRL_RX);
-        else needs("NET-CTRL-RX-2", NetFeature.CTRL_RX_EXTRA);
-        return;
+    this.#checkFeature(command);
+    switch (command.controlClass) {
       case NetControlClass.MAC:
-        needs("NET-CTRL-MAC-1", NetFeature.CTRL_RX);
-        if (number === NetControlMac.TABLE_SET) this.#checkTable(command);
+        if (command.command === NetControlMac.TABLE_SET) this.#checkTable(command);
+        return;
+      case NetControlClass.VLAN:
+        this.#checkVlan(command);
         return;
       case NetControlClass.ANNOUNCE:
         this.#announceEnds(true);
@@ -199,9 +245,20 @@ export class NetRules {
         this.#checkOffloads(command);
         return;
       case NetControlClass.NOTF_COAL:
-        this.#checkCoalescing(command, needs);
+        this.#checkCoalescing(command);
         return;
       default:
+    }
+  }
+
+  #checkFeature({ controlClass, command }: NetCommand): void {
+    for (const [clause, gated, first, last, feature] of gatedCommands) {
+      const needed = controlClass === gated && command >= first && command <= last;
+      this.#checker.check(
+        clause,
+        !needed || (feature !== null && this.#checker.has(feature)),
+        () => `class ${controlClass} command ${command} without its feature`,
+      );
     }
   }
 
@@ -219,6 +276,18 @@ export class NetRules {
         kind(8 + tables.unicast * MAC_SIZE, tables.multicast, 1),
       () => `a table of ${data.byteLength} bytes`,
     );
+    if (this.#checker.legacy && data.byteLength >= 4)
+      this.#checker.check(
+        "NET-CTRL-MAC-LEGACY-1",
+        data.getUint32(0, true) * MAC_SIZE < data.byteLength,
+        () => `${data.getUint32(0, true)} addresses in ${data.byteLength} bytes`,
+      );
+  }
+
+  #checkVlan({ data }: NetCommand): void {
+    if (!this.#checker.legacy || data.byteLength < 2) return;
+    const id = data.getUint16(0, true);
+    this.#checker.check("NET-VLAN-LEGACY-1", id <= VLAN_ID_MAX, () => `VLAN ${id}`);
   }
 
   #checkSteering({ command, data }: NetCommand): void {
@@ -233,11 +302,15 @@ export class NetRules {
     if (command !== NetControlMq.VQ_PAIRS_SET || data.byteLength < 2) return;
     const pairs = data.getUint16(0, true);
     const possible = pairs >= 1 && pairs <= maxPairs;
-    this.#checker.check("NET-MQ-2", possible, () => `${pairs} pairs of ${maxPairs}`);
+    const is = (): string => `${pairs} pairs of ${maxPairs}`;
+    this.#checker.check("NET-MQ-2", possible, is);
+    if (this.#checker.legacy) this.#checker.check("NET-MQ-LEGACY-1", possible, is);
     if (!possible) return;
     this.#checkEnabled("NET-MQ-1", pairs);
-    if (!this.#pairsSet) this.#checker.check("NET-MQ-3", true, () => "");
-    else this.#checker.check("NET-MQ-4", true, () => "");
+    if (!this.#pairsSet) {
+      this.#checkSupplied(pairs);
+      this.#checker.check("NET-MQ-3", true, () => "");
+    } else this.#checker.check("NET-MQ-4", true, () => "");
     this.#pairsSet = true;
   }
 
@@ -249,13 +322,24 @@ export class NetRules {
     this.#checker.check(clause, missing === undefined, () => `queue ${missing} is not enabled`);
   }
 
+  /** Every receive queue that is to be used has buffers; those of the first may be used up by now. */
+  #checkSupplied(pairs: number): void {
+    const { host } = this.#options;
+    const empty = Array.from({ length: pairs - 1 }, (_, i) => i + 1).find((pair) => {
+      const queue = host.queue(2 * pair);
+      const chain = queue?.take() ?? null;
+      if (chain !== null) queue?.untake(chain);
+      return chain === null;
+    });
+    this.#checker.check(
+      "NET-RXBUF-5",
+      empty === undefined,
+      () => `receive queue ${empty} has no buffer, and is to be used`,
+    );
+  }
+
   #checkRss(data: DataView): void {
     const { host, configuration } = this.#options;
-    this.#checker.check(
-      "NET-RSS-1",
-      this.#checker.has(NetFeature.RSS),
-      () => "RSS_CONFIG without RSS",
-    );
     const types = data.byteLength >= 4 ? data.getUint32(0, true) : 0;
     this.#checker.check(
       "NET-RSS-5",
@@ -287,21 +371,13 @@ export class NetRules {
         (data.getUint32(bit < 32 ? 0 : 4, true) & (1 << (bit & 31))) !== 0 &&
         !this.#checker.has(bit),
     );
-    this.#checker.check(
-      "NET-OFFLOAD-1",
-      extra === undefined,
-      () => `offload ${extra} was not negotiated`,
-    );
+    const is = (): string => `offload ${extra} was not negotiated`;
+    this.#checker.check("NET-OFFLOAD-1", extra === undefined, is);
+    if (this.#checker.legacy) this.#checker.check("NET-OFFLOAD-LEGACY-1", extra === undefined, is);
   }
 
-  #checkCoalescing(
-    { command, data }: NetCommand,
-    needs: (clause: string, feature: NetFeature) => void,
-  ): void {
-    const all = command === NetControlNotfCoal.TX_SET || command === NetControlNotfCoal.RX_SET;
-    if (all) needs("NET-COAL-2", NetFeature.NOTF_COAL);
-    else needs("NET-COAL-3", NetFeature.VQ_NOTF_COAL);
-    if (all || data.byteLength < 2) return;
+  #checkCoalescing({ command, data }: NetCommand): void {
+    if (command <= NetControlNotfCoal.RX_SET || data.byteLength < 2) return;
     const { host, configuration } = this.#options;
     const queue = data.getUint16(0, true);
     this.#checker.check(

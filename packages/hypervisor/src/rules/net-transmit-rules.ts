@@ -25,12 +25,17 @@ import type { DeviceChain } from "@virtio/ring";
 import { TCP_CHECKSUM, UDP_CHECKSUM } from "../models/net-segments.js";
 import type { NetChecker } from "./net-checker.js";
 
-/** The kinds of segmentation: the clause, and the feature that each needs. */
-const gsoRules: readonly (readonly [clause: string, type: NetGso, feature: NetFeature])[] = [
-  ["NET-TX-7", NetGso.TCPV4, NetFeature.HOST_TSO4],
-  ["NET-TX-9", NetGso.TCPV6, NetFeature.HOST_TSO6],
-  ["NET-TX-11", NetGso.UDP, NetFeature.HOST_UFO],
-  ["NET-TX-13", NetGso.UDP_L4, NetFeature.HOST_USO],
+/** The kinds of segmentation: the clause that permits each, the one that forbids it, and the feature that it needs. */
+const gsoRules: readonly (readonly [
+  permitted: string,
+  forbidden: string,
+  type: NetGso,
+  feature: NetFeature,
+])[] = [
+  ["NET-TX-6", "NET-TX-7", NetGso.TCPV4, NetFeature.HOST_TSO4],
+  ["NET-TX-8", "NET-TX-9", NetGso.TCPV6, NetFeature.HOST_TSO6],
+  ["NET-TX-10", "NET-TX-11", NetGso.UDP, NetFeature.HOST_UFO],
+  ["NET-TX-12", "NET-TX-13", NetGso.UDP_L4, NetFeature.HOST_USO],
 ];
 
 /** Sizes of a header: a driver that counts wrong takes another of them. */
@@ -116,6 +121,8 @@ export class NetTransmitRules {
       this.#checker.check("NET-TX-2", buffers === 0, () => `num_buffers ${buffers}`);
     }
     if (!this.#checker.has(NetFeature.CSUM)) this.#checker.check("NET-TX-3", flags === 0, is);
+    if ((flags & NetHeaderFlag.NEEDS_CSUM) !== 0)
+      this.#checker.check("NET-TX-27", this.#checker.has(NetFeature.CSUM), is);
     const looked = flags & (NetHeaderFlag.DATA_VALID | NetHeaderFlag.RSC_INFO);
     this.#checker.check("NET-TX-45", looked === 0, is);
     const tunnel = gsoType & TUNNEL_GSO;
@@ -124,14 +131,23 @@ export class NetTransmitRules {
       this.#checker.check(clause, (flags & TUNNEL_CSUM) === 0, is);
     this.#checker.check("NET-TX-25", tunnel !== TUNNEL_GSO, is);
     this.#checker.check("NET-TX-26", (flags & TUNNEL_CSUM) === 0 || tunnel !== 0, is);
+    // An outer checksum that is left to the device is what this flag says.
+    for (const clause of ["NET-TX-20", "NET-TX-23"])
+      this.#checker.check(clause, (flags & TUNNEL_CSUM) === 0 || tunnel === 0, is);
+    const type = gsoType & ~(NetGso.ECN | TUNNEL_GSO);
+    this.#checker.check("NET-TX-24", type !== NetGso.UDP || tunnel === 0, is);
+    const valid = (flags & NetHeaderFlag.DATA_VALID) !== 0;
+    this.#checker.check("NET-TX-46", !valid || tunnel === 0, is);
   }
 
   #checkGso(header: Uint8Array, gsoType: number, flags: number): void {
     const type = gsoType & ~(NetGso.ECN | TUNNEL_GSO);
     const is = (): string => `gso_type ${gsoType}, flags ${flags}`;
-    for (const [clause, gso, feature] of gsoRules)
-      if (!this.#checker.has(feature)) this.#checker.check(clause, type !== gso, is);
-    if (gsoRules.every(([, , feature]) => !this.#checker.has(feature)))
+    for (const [permitted, forbidden, gso, feature] of gsoRules) {
+      if (type === gso) this.#checker.check(permitted, this.#checker.has(feature), is);
+      if (!this.#checker.has(feature)) this.#checker.check(forbidden, type !== gso, is);
+    }
+    if (gsoRules.every(([, , , feature]) => !this.#checker.has(feature)))
       this.#checker.check("NET-TX-31", gsoType === NetGso.NONE, is);
     if (type === NetGso.NONE) return;
     const size = le16(header, NetHeader.GSO_SIZE);
@@ -174,6 +190,12 @@ export class NetTransmitRules {
     const right = !known || (start === l4 && offset === place);
     const inside = start + offset + 2 <= length;
     this.#checker.check("NET-TX-30", inside && right, is);
+    if (this.#checker.legacy && known)
+      this.#checker.check(
+        "NET-HDR-LEGACY-1",
+        swap16(start) !== l4 || swap16(offset) !== place,
+        () => `${is()}: in the other byte order they are right`,
+      );
     if (!inside || !right || !known) return;
     if (ip === 4)
       this.#checker.check(
@@ -207,6 +229,8 @@ const checksumPlace = (protocol: number): number => {
 
 const le16 = (bytes: Uint8Array, at: number): number =>
   (bytes[at] as number) | ((bytes[at + 1] as number) << 8);
+
+const swap16 = (n: number): number => (n >>> 8) | ((n & 0xff) << 8);
 
 const isAt = (mac: Uint8Array, bytes: Uint8Array, at: number): boolean =>
   mac.every((byte, i) => bytes[at + i] === byte);
