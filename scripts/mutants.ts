@@ -433,22 +433,18 @@ export const mutants: readonly Mutant[] = [
   },
 ];
 
-/** A vite plugin that makes one mutant. */
-export function mutate(name: string): {
-  name: string;
-  enforce: "pre";
-  transform(code: string, id: string): string | null;
-} {
-  const mutant = mutants.find((each) => each.name === name);
-  if (mutant === undefined) throw new Error(`no mutant '${name}'`);
-  return {
-    name: "mutant",
-    enforce: "pre",
-    transform(code, id) {
-      if (!id.endsWith(mutant.file)) return null;
-      if (code.split(mutant.find).length !== 2)
-        throw new Error(`mutant '${name}': its text does not stand once in ${mutant.file}`);
-      return code.replace(mutant.find, () => mutant.replace);
-    },
-  };
-}
+/** A vite plugin that makes the mutant which VIRTIO_MUTANT names, if it names one. */
+export const mutate = {
+  name: "mutant",
+  enforce: "pre" as const,
+  transform(code: string, id: string): string | null {
+    const name = process.env["VIRTIO_MUTANT"];
+    if (name === undefined) return null;
+    const mutant = mutants.find((each) => each.name === name);
+    if (mutant === undefined) throw new Error(`no mutant '${name}'`);
+    if (!id.endsWith(mutant.file)) return null;
+    if (code.split(mutant.find).length !== 2)
+      throw new Error(`mutant '${name}': its text does not stand once in ${mutant.file}`);
+    return code.replace(mutant.find, () => mutant.replace);
+  },
+};
