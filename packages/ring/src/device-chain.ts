@@ -1,7 +1,7 @@
 // One chain in the device's hands: its segments, checked, as offsets into guest memory's regions.
 import type { GuestMemory, GuestMemoryRegion } from "@virtio/core";
 import { DESCRIPTOR_SIZE, DescriptorFlag } from "@virtio/core/ring";
-import { CopyWords } from "./copy-words.js";
+import { CopyWords, RegionWords } from "./copy-words.js";
 import type { GuestWords } from "./guest-words.js";
 
 /** Words of a segment. */
@@ -21,19 +21,18 @@ const SHORT = 64;
  */
 const WORDS_MIN = 8;
 const WORDS_MAX = 512;
-/** Highest offset of such a copy. */
-const OFFSET_MAX = 0x7fff_0000;
-
-const NOTHING = new Uint8Array(0);
 
 /** Words of both sides of a copy. */
 export interface CopySides {
-  readonly guest: CopyWords;
+  readonly guest: RegionWords;
   readonly own: CopyWords;
 }
 
 /** For the chains of one queue. */
-export const copySides = (): CopySides => ({ guest: new CopyWords(), own: new CopyWords() });
+export const copySides = (memory: GuestMemory): CopySides => ({
+  guest: new RegionWords(memory),
+  own: new CopyWords(),
+});
 
 /** A chain that a device holds, as it is saved. */
 export interface SavedChain {
@@ -66,9 +65,6 @@ export class DeviceChain {
   serial = -1;
   readonly #memory: GuestMemory;
   readonly #sides: CopySides;
-  /** Of a chain of one segment: its region's bytes, and its first byte in them; -1: of several, or too far up. */
-  #guest: Uint8Array = NOTHING;
-  #at = -1;
   #segments = new Uint32Array(4 * Segment.SIZE);
   #count = 0;
   #readableCount = 0;
@@ -97,7 +93,6 @@ export class DeviceChain {
 
   /** Empties the chain, for the queue that fills it. */
   begin(): void {
-    this.#at = -1;
     this.descriptors = 0;
     this.readableLength = 0;
     this.writableLength = 0;
@@ -114,11 +109,6 @@ export class DeviceChain {
     segments[Segment.LENGTH] = length;
     segments[Segment.LOW] = low;
     segments[Segment.HIGH] = high;
-    const region = this.#memory.regions[at] as GuestMemoryRegion;
-    const from = high * 0x1_0000_0000 + low - region.address;
-    this.#guest = region.bytes;
-    // Word indices are small integers, which the highest offsets are not.
-    this.#at = from + length < OFFSET_MAX ? from | 0 : -1;
     this.descriptors = 1;
     this.#count = 1;
     if (write === 0) {
@@ -209,7 +199,7 @@ export class DeviceChain {
   read(at: number, into: Uint8Array, start: number = 0, end: number = into.length): number {
     const n = end - start;
     const short = n >= WORDS_MIN && n <= WORDS_MAX && at + n <= this.readableLength;
-    if (short && this.#at >= 0 && this.#readWords(this.#at + at, into, start, n)) return n;
+    if (short && this.#count === 1 && this.#readWords(at, into, start, n)) return n;
     return this.#copy(0, this.#readableCount, at, into, start, end, false);
   }
 
@@ -217,7 +207,7 @@ export class DeviceChain {
   write(at: number, from: Uint8Array, start: number = 0, end: number = from.length): number {
     const n = end - start;
     const short = n >= WORDS_MIN && n <= WORDS_MAX && at + n <= this.writableLength;
-    if (short && this.#at >= 0 && this.#writeWords(this.#at + at, from, start, n)) return n;
+    if (short && this.#count === 1 && this.#writeWords(at, from, start, n)) return n;
     return this.#copy(this.#readableCount, this.#count, at, from, start, end, true);
   }
 
@@ -226,11 +216,10 @@ export class DeviceChain {
    * @returns false where the place is not one of words, or not there: nothing is written
    */
   writeWords(at: number, first: number, second: number, third: number): boolean {
-    const { guest } = this.#sides;
-    guest.of(this.#guest);
-    const to = guest.start + this.#at + at;
-    if (this.#at < 0 || (to & 3) !== 0 || at + 12 > this.writableLength) return false;
-    const { words } = guest;
+    if (this.#count !== 1 || at + 12 > this.writableLength) return false;
+    const to = this.#locate(at);
+    if (to < 0 || (to & 3) !== 0) return false;
+    const { words } = this.#sides.guest;
     const word = to >>> 2;
     words[word] = first;
     words[word + 1] = second;
@@ -306,45 +295,43 @@ export class DeviceChain {
     return next - start;
   }
 
-  /** From byte `from` of the only segment's region to `bytes[at]`, n bytes; false where these are not aligned alike. */
-  #readWords(from: number, bytes: Uint8Array, at: number, n: number): boolean {
-    const guest = this.#guest;
-    const { guest: there, own: here } = this.#sides;
-    there.of(guest);
-    here.of(bytes);
-    const theirs = there.start + from;
-    const ours = here.start + at;
-    if (((theirs ^ ours) & 3) !== 0) return false;
-    const source = there.words;
-    const target = here.words;
+  /** Where position `at` of the only segment is in the buffer that `sides.guest` then has; -1: it is not copied by words. */
+  #locate(at: number): number {
+    const segments = this.#segments;
+    const { guest } = this.#sides;
+    if (!guest.of(segments[Segment.REGION] as number)) return -1;
+    return ((segments[Segment.LOW] as number) + guest.lead + at) | 0;
+  }
+
+  /** From position `at` of the only segment to `bytes[start]`, n bytes; false where these are not aligned alike. */
+  #readWords(at: number, bytes: Uint8Array, start: number, n: number): boolean {
+    const theirs = this.#locate(at);
+    const { guest, own } = this.#sides;
+    own.of(bytes);
+    const ours = own.start + start;
+    if (theirs < 0 || ((theirs ^ ours) & 3) !== 0) return false;
+    const { bytes: source, words } = guest;
     let i = 0;
-    for (; ((theirs + i) & 3) !== 0; i++) bytes[at + i] = guest[from + i] as number;
-    const first = (theirs + i) >>> 2;
-    const to = (ours + i) >>> 2;
+    for (; ((theirs + i) & 3) !== 0; i++) bytes[start + i] = source[theirs + i] as number;
     const count = (n - i) >>> 2;
-    copyWords(target, to, source, first, count);
-    for (i += count << 2; i < n; i++) bytes[at + i] = guest[from + i] as number;
+    copyWords(own.words, (ours + i) >>> 2, words, (theirs + i) >>> 2, count);
+    for (i += count << 2; i < n; i++) bytes[start + i] = source[theirs + i] as number;
     return true;
   }
 
-  /** The same from `bytes[at]` to byte `to` of the region. */
-  #writeWords(to: number, bytes: Uint8Array, at: number, n: number): boolean {
-    const guest = this.#guest;
-    const { guest: there, own: here } = this.#sides;
-    there.of(guest);
-    here.of(bytes);
-    const theirs = there.start + to;
-    const ours = here.start + at;
-    if (((theirs ^ ours) & 3) !== 0) return false;
-    const source = here.words;
-    const target = there.words;
+  /** The same from `bytes[start]` to position `at`. */
+  #writeWords(at: number, bytes: Uint8Array, start: number, n: number): boolean {
+    const theirs = this.#locate(at);
+    const { guest, own } = this.#sides;
+    own.of(bytes);
+    const ours = own.start + start;
+    if (theirs < 0 || ((theirs ^ ours) & 3) !== 0) return false;
+    const { bytes: target, words } = guest;
     let i = 0;
-    for (; ((theirs + i) & 3) !== 0; i++) guest[to + i] = bytes[at + i] as number;
-    const first = (ours + i) >>> 2;
-    const into = (theirs + i) >>> 2;
+    for (; ((theirs + i) & 3) !== 0; i++) target[theirs + i] = bytes[start + i] as number;
     const count = (n - i) >>> 2;
-    copyWords(target, into, source, first, count);
-    for (i += count << 2; i < n; i++) guest[to + i] = bytes[at + i] as number;
+    copyWords(words, (theirs + i) >>> 2, own.words, (ours + i) >>> 2, count);
+    for (i += count << 2; i < n; i++) target[theirs + i] = bytes[start + i] as number;
     return true;
   }
 

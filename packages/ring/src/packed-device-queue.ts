@@ -11,7 +11,13 @@ import {
   PackedEvent,
   QUEUE_SIZE_MAX,
 } from "@virtio/core/ring";
-import { copySides, DeviceChain, isWritable, type SavedChain } from "./device-chain.js";
+import {
+  type CopySides,
+  copySides,
+  DeviceChain,
+  isWritable,
+  type SavedChain,
+} from "./device-chain.js";
 import { area, type DeviceQueue, type DeviceQueueOptions, HeldChains } from "./device-queue.js";
 import { GuestWords } from "./guest-words.js";
 import { loadWord, peekWord, storeWord } from "./order.js";
@@ -47,7 +53,7 @@ export class PackedDeviceQueue implements DeviceQueue {
   /** Another thread or process sees the memory: indices and flags are ordered. */
   readonly #shared: boolean;
   readonly #words: GuestWords;
-  readonly #sides = copySides();
+  readonly #sides: CopySides;
   readonly #indirect: boolean;
   readonly #eventIdx: boolean;
   readonly #inOrder: boolean;
@@ -93,6 +99,7 @@ export class PackedDeviceQueue implements DeviceQueue {
     this.#memory = memory;
     this.#shared = options.shared ?? true;
     this.#words = new GuestWords(memory);
+    this.#sides = copySides(memory);
     this.#indirect = options.indirect;
     this.#eventIdx = options.eventIdx;
     this.#inOrder = options.inOrder ?? false;

@@ -14,7 +14,13 @@ import {
   UsedFlag,
   usedRingSize,
 } from "@virtio/core/ring";
-import { copySides, DeviceChain, isWritable, type SavedChain } from "./device-chain.js";
+import {
+  type CopySides,
+  copySides,
+  DeviceChain,
+  isWritable,
+  type SavedChain,
+} from "./device-chain.js";
 import { area, type DeviceQueue, type DeviceQueueOptions, HeldChains } from "./device-queue.js";
 import { GuestWords } from "./guest-words.js";
 import { loadIndex, moved, storeIndex } from "./order.js";
@@ -38,7 +44,7 @@ export class SplitDeviceQueue implements DeviceQueue {
   /** Another thread or process sees the memory: indices and flags are ordered. */
   readonly #shared: boolean;
   readonly #words: GuestWords;
-  readonly #sides = copySides();
+  readonly #sides: CopySides;
   readonly #indirect: boolean;
   readonly #eventIdx: boolean;
   readonly #notifyOnEmpty: boolean;
@@ -81,6 +87,7 @@ export class SplitDeviceQueue implements DeviceQueue {
     this.#memory = memory;
     this.#shared = options.shared ?? true;
     this.#words = new GuestWords(memory);
+    this.#sides = copySides(memory);
     this.#indirect = options.indirect;
     this.#eventIdx = options.eventIdx;
     this.#notifyOnEmpty = options.notifyOnEmpty ?? false;
