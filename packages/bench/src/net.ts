@@ -387,7 +387,8 @@ async function latencies(seconds: number): Promise<Float64Array> {
       const taken = count === 0 ? 0 : nic.transmitBurst(0, mine, count);
       for (let i = taken; i < count; i++) nic.release(mine[i] as Frame);
       sent += taken;
-      if (received < offered && now - began < (WARM_UP + seconds) * 3000) machine.tasks.enqueue(step);
+      if (received < offered && now - began < (WARM_UP + seconds) * 3000)
+        machine.tasks.enqueue(step);
       else resolve();
     };
     nic.onReceive = receive;
