@@ -19,6 +19,9 @@ async function withGuest(
   }
 }
 
+/** Offered when named. */
+const datagrams = { HOST_UFO: true, GUEST_USO4: true, GUEST_USO6: true };
+
 const acks = async (
   g: NetGuest,
   commands: readonly (readonly [number, number, readonly number[]])[],
@@ -68,6 +71,8 @@ describe("a network device says of itself", () => {
   for (const [what, options] of [
     ["queues without a control queue", { queues: 2, features: { CTRL_VQ: false } }],
     ["a named feature without what it needs", { features: { CSUM: false, HOST_TSO4: true } }],
+    ["fragments without checksums", { features: { CSUM: false, HOST_UFO: true } }],
+    ["datagrams together without checksums", { features: { GUEST_CSUM: false, GUEST_USO4: true } }],
     ["no pair of queues", { queues: 0 }],
     ["more pairs than there are doorbells", { queues: 257 }],
     ["an MTU of 67", { mtu: 67 }],
@@ -87,7 +92,7 @@ describe("a network device says of itself", () => {
     await expect(embedded({ devices: ["net,backend=tap:tap0"] })).rejects.toMatchObject({
       code: "UNSUPPORTED",
     });
-    await expect(embedded({ devices: ["net,host_ufo=on"] })).rejects.toMatchObject({
+    await expect(embedded({ devices: ["net,rsc_ext=on"] })).rejects.toMatchObject({
       code: "UNSUPPORTED",
     });
   });
@@ -116,10 +121,13 @@ describe("a network device says of itself", () => {
     [NetFeature.HOST_ECN, NetFeature.HOST_TSO4],
     [NetFeature.GUEST_ECN, NetFeature.GUEST_TSO6],
     [NetFeature.GUEST_TSO4, NetFeature.GUEST_CSUM],
+    [NetFeature.GUEST_USO4, NetFeature.GUEST_CSUM],
+    [NetFeature.GUEST_USO6, NetFeature.GUEST_CSUM],
+    [NetFeature.HOST_UFO, NetFeature.CSUM],
     [NetFeature.MQ, NetFeature.CTRL_VQ],
   ])
     it(`agrees to feature ${NetFeature[bit as number]} only with what it needs`, () =>
-      withGuest({ start: false, queues: 2 }, async (g) => {
+      withGuest({ start: false, queues: 2, features: datagrams }, async (g) => {
         const csums = [NetFeature.CSUM, NetFeature.GUEST_CSUM].filter((csum) => csum !== needs);
         expect(await g.negotiate([...csums, bit as NetFeature])).toBe(false);
         expect(await g.negotiate([...csums, bit as NetFeature, needs as NetFeature])).toBe(true);

@@ -59,10 +59,13 @@ const offeredByDefault: readonly NetFeature[] = [
   NetFeature.CTRL_MAC_ADDR,
 ];
 
-/** Offered when named. */
+/** Offered when named. QEMU's device fragments, and puts datagrams together, only where its wire does. */
 const offeredOnDemand: readonly NetFeature[] = [
+  NetFeature.HOST_UFO,
   NetFeature.VQ_NOTF_COAL,
   NetFeature.NOTF_COAL,
+  NetFeature.GUEST_USO4,
+  NetFeature.GUEST_USO6,
   NetFeature.HASH_REPORT,
   NetFeature.GUEST_HDRLEN,
   NetFeature.RSS,
@@ -75,8 +78,11 @@ export const netModelFeatures: readonly NetFeature[] = [...offeredByDefault, ...
 export const netPrerequisites: readonly (readonly [bit: NetFeature, needs: NetFeature])[] = [
   [NetFeature.GUEST_TSO4, NetFeature.GUEST_CSUM],
   [NetFeature.GUEST_TSO6, NetFeature.GUEST_CSUM],
+  [NetFeature.GUEST_USO4, NetFeature.GUEST_CSUM],
+  [NetFeature.GUEST_USO6, NetFeature.GUEST_CSUM],
   [NetFeature.HOST_TSO4, NetFeature.CSUM],
   [NetFeature.HOST_TSO6, NetFeature.CSUM],
+  [NetFeature.HOST_UFO, NetFeature.CSUM],
   [NetFeature.HOST_USO, NetFeature.CSUM],
   [NetFeature.CTRL_RX, NetFeature.CTRL_VQ],
   [NetFeature.CTRL_VLAN, NetFeature.CTRL_VQ],

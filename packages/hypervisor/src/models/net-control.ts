@@ -11,6 +11,7 @@ import {
   NetFeature,
 } from "@virtio/core/net";
 import type { DeviceChain } from "@virtio/ring";
+import { withBits } from "../feature-words.js";
 import { Direction } from "./net-coalescing.js";
 import { HASH_KEY_SIZE, SUPPORTED_HASH_TYPES } from "./net-hash.js";
 import type { NetParts } from "./net-receive.js";
@@ -25,12 +26,14 @@ const COMMAND_HEADER_SIZE = 2;
 const COALESCING_SIZE = 8;
 const QUEUE_NAME_SIZE = 4;
 
-/** Offloads of received frames that a driver can switch: bits of NetFeature. */
+/** Offloads of received frames that a driver can switch. */
 const guestOffloads: readonly NetFeature[] = [
   NetFeature.GUEST_CSUM,
   NetFeature.GUEST_TSO4,
   NetFeature.GUEST_TSO6,
   NetFeature.GUEST_ECN,
+  NetFeature.GUEST_USO4,
+  NetFeature.GUEST_USO6,
 ];
 
 /** One command, as it was read. */
@@ -42,7 +45,8 @@ export interface NetCommand {
 
 /** What commands do to the device's halves. */
 export interface NetControlled {
-  setOffloads(offloads: number): void;
+  /** Words of bits of NetFeature. */
+  setOffloads(offloads: readonly number[]): void;
   /** Pairs by which the driver may transmit. */
   setTransmitPairs(pairs: number): void;
 }
@@ -54,8 +58,8 @@ export class NetControl {
   readonly #bytes = new Uint8Array(COMMAND_MAX);
   readonly #answer = new Uint8Array(1);
   #running = false;
-  /** Offloads that the driver accepted. */
-  #offloads = 0;
+  /** Offloads that the driver accepted: low word and high word. */
+  #offloads: readonly number[] = [0, 0];
 
   constructor(parts: NetParts, device: NetControlled) {
     this.#parts = parts;
@@ -65,7 +69,7 @@ export class NetControl {
   /** The driver runs with what it accepted: all guest offloads of it are on (§5.1.9.5.9.1). */
   start(): void {
     const accepted = guestOffloads.filter((bit) => this.#parts.configuration.has(bit));
-    this.#offloads = accepted.reduce((bits, bit) => bits | (1 << bit), 0);
+    this.#offloads = withBits([0, 0], accepted);
     this.#device.setOffloads(this.#offloads);
     this.#running = true;
   }
@@ -257,8 +261,8 @@ export class NetControl {
 
   #setOffloads({ command, data }: NetCommand): boolean {
     if (command !== 0 || data.byteLength !== 8) return false;
-    const wanted = data.getUint32(0, true);
-    if (data.getUint32(4, true) !== 0 || (wanted & ~this.#offloads) !== 0) return false;
+    const wanted = [data.getUint32(0, true), data.getUint32(4, true)];
+    if (wanted.some((word, i) => (word & ~(this.#offloads[i] as number)) !== 0)) return false;
     this.#device.setOffloads(wanted);
     return true;
   }

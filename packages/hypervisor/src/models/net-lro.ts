@@ -1,4 +1,5 @@
-// Received TCP segments that follow each other, put together into one frame that the driver gets unsegmented (virtio 1.4 §5.1.9.4.1).
+// Received TCP segments, or UDP datagrams, that follow each other, put together into one frame that the driver gets unsegmented
+// (virtio 1.4 §5.1.9.4.1).
 import { NetFeature, NetGso } from "@virtio/core/net";
 import {
   complete,
@@ -15,7 +16,9 @@ import {
   TCP_HEADER_SIZE,
   TcpFlag,
 } from "@virtio/packets";
+import { hasBit } from "../feature-words.js";
 import type { ToeplitzHash } from "./net-hash.js";
+import { TCP_CHECKSUM, UDP_CHECKSUM } from "./net-segments.js";
 
 /** Flows whose segments are put together at a time. */
 const FLOWS = 8;
@@ -24,7 +27,7 @@ const IP_MAX = 0xffff;
 /** An Ethernet header and a VLAN tag before it. */
 const FRAME_ROOM = IP_MAX + 32;
 
-/** One frame made of segments. */
+/** One frame made of segments: of TCP, or whole datagrams of UDP. */
 export interface Merged {
   readonly bytes: Uint8Array;
   length: number;
@@ -35,10 +38,15 @@ export interface Merged {
   gsoType: number;
   /** Payload bytes of its segments. */
   size: number;
+  ip: 0 | 4 | 6;
+  /** IpProtocol: TCP, or UDP. */
+  protocol: number;
   l3: number;
   l4: number;
   payload: number;
-  /** Sequence number that follows. */
+  /** Offset of its checksum behind `l4`. */
+  csumOffset: number;
+  /** Of TCP: sequence number that follows. */
   next: number;
   /** Its last segment is in it. */
   ended: boolean;
@@ -53,9 +61,12 @@ const empty = (): Merged => ({
   pair: 0,
   gsoType: NetGso.NONE,
   size: 0,
+  ip: 0,
+  protocol: 0,
   l3: 0,
   l4: 0,
   payload: 0,
+  csumOffset: 0,
   next: 0,
   ended: false,
   hash: 0,
@@ -64,8 +75,12 @@ const empty = (): Merged => ({
 
 /** Puts segments together. */
 export class NetLro {
-  /** Bits of the guest offloads that are on. */
-  #offloads = 0;
+  /** Whether there is anything to be done. */
+  on = false;
+  /** Guest offloads that are on: words of bits of NetFeature. */
+  #offloads: readonly number[] = [];
+  #tcp = false;
+  #udp = false;
   readonly #push: (merged: Merged) => boolean;
   /** Made when there is something to put together. */
   #flows: Merged[] = [];
@@ -77,14 +92,12 @@ export class NetLro {
     this.#push = push;
   }
 
-  /** Whether there is anything to be done. */
-  get on(): boolean {
-    return (this.#offloads & ((1 << NetFeature.GUEST_TSO4) | (1 << NetFeature.GUEST_TSO6))) !== 0;
-  }
-
-  /** Bits of NetFeature. */
-  setOffloads(offloads: number): void {
+  /** Words of bits of NetFeature. */
+  setOffloads(offloads: readonly number[]): void {
     this.#offloads = offloads;
+    this.#tcp = this.#has(NetFeature.GUEST_TSO4) || this.#has(NetFeature.GUEST_TSO6);
+    this.#udp = this.#has(NetFeature.GUEST_USO4) || this.#has(NetFeature.GUEST_USO6);
+    this.on = this.#tcp || this.#udp;
     if (this.on && this.#flows.length === 0) this.#flows = Array.from({ length: FLOWS }, empty);
   }
 
@@ -101,10 +114,13 @@ export class NetLro {
     valid: boolean,
     hash: ToeplitzHash,
   ): boolean | null {
-    if (headers.protocol !== IpProtocol.TCP || headers.l4 < 0) return false;
+    const { protocol, l4 } = headers;
+    const tcp = protocol === IpProtocol.TCP;
+    if (l4 < 0 || !(tcp ? this.#tcp : this.#udp && protocol === IpProtocol.UDP)) return false;
+    const good = valid && (tcp || fillsPacket(headers, bytes, offset));
     for (const merged of this.#flows) {
       if (merged.segments === 0 || !isSameFlow(merged, headers, bytes, offset)) continue;
-      if (valid && merged.pair === pair && fits(merged, headers, bytes, offset)) {
+      if (good && merged.pair === pair && fits(merged, headers, bytes, offset)) {
         append(merged, headers, bytes, offset);
         if (merged.ended) this.#sendOut(merged);
         return true;
@@ -112,7 +128,7 @@ export class NetLro {
       if (!this.#sendOut(merged)) return null;
       break;
     }
-    const gsoType = valid ? this.#typeOf(headers) : NetGso.NONE;
+    const gsoType = good ? this.#typeOf(headers) : NetGso.NONE;
     if (gsoType === NetGso.NONE) return false;
     const merged = this.#free();
     if (merged === null) return null;
@@ -126,19 +142,25 @@ export class NetLro {
 
   /** What a segment could become the first part of. */
   #typeOf(headers: Headers): number {
-    const { ip, l3, l4, tcpFlags, payload, end } = headers;
-    const four = ip === 4;
-    const feature = four ? NetFeature.GUEST_TSO4 : NetFeature.GUEST_TSO6;
-    const plain = l4 === l3 + (four ? IPV4_HEADER_SIZE : IPV6_HEADER_SIZE);
+    const { ip, l3, l4, protocol, payload, end } = headers;
+    const plain = l4 === l3 + (ip === 4 ? IPV4_HEADER_SIZE : IPV6_HEADER_SIZE);
+    if (!plain || end === payload) return NetGso.NONE;
+    if (protocol === IpProtocol.TCP) return this.#tcpTypeOf(headers);
+    const feature = ip === 4 ? NetFeature.GUEST_USO4 : NetFeature.GUEST_USO6;
+    return this.#has(feature) ? NetGso.UDP_L4 : NetGso.NONE;
+  }
+
+  #tcpTypeOf({ ip, tcpFlags }: Headers): number {
+    const feature = ip === 4 ? NetFeature.GUEST_TSO4 : NetFeature.GUEST_TSO6;
     const others = tcpFlags & ~(TcpFlag.ACK | TcpFlag.ECE | TcpFlag.CWR);
-    if (!this.#has(feature) || !plain || others !== 0 || end === payload) return NetGso.NONE;
-    const type = four ? NetGso.TCPV4 : NetGso.TCPV6;
+    if (!this.#has(feature) || others !== 0) return NetGso.NONE;
+    const type = ip === 4 ? NetGso.TCPV4 : NetGso.TCPV6;
     if ((tcpFlags & TcpFlag.CWR) === 0) return type;
     return this.#has(NetFeature.GUEST_ECN) ? type | NetGso.ECN : NetGso.NONE;
   }
 
   #has(bit: NetFeature): boolean {
-    return (this.#offloads & (1 << bit)) !== 0;
+    return hasBit(this.#offloads, bit);
   }
 
   #free(): Merged | null {
@@ -170,14 +192,21 @@ export class NetLro {
   }
 }
 
-/** Addresses and ports. */
+/** Whether a datagram is all that its IP packet has; what would be behind it could not be kept. */
+function fillsPacket({ ip, l3, end }: Headers, bytes: Uint8Array, offset: number): boolean {
+  return ip === 4
+    ? l3 + get16(bytes, offset + l3 + 2) === end
+    : l3 + IPV6_HEADER_SIZE + get16(bytes, offset + l3 + 4) === end;
+}
+
+/** Protocol, addresses and ports. */
 function isSameFlow(
-  { bytes: own, l3, l4 }: Merged,
+  { bytes: own, protocol, l3, l4 }: Merged,
   headers: Headers,
   bytes: Uint8Array,
   offset: number,
 ): boolean {
-  if (headers.l3 !== l3 || headers.l4 !== l4) return false;
+  if (headers.l3 !== l3 || headers.l4 !== l4 || headers.protocol !== protocol) return false;
   if (get32(own, l4) !== get32(bytes, offset + l4)) return false;
   const first = l3 + (headers.ip === 4 ? 12 : 8);
   return isSame(own, bytes, offset, first, first + (headers.ip === 4 ? 8 : 32));
@@ -185,21 +214,29 @@ function isSameFlow(
 
 /** Whether a segment of the same flow goes on where these end. */
 function fits(merged: Merged, headers: Headers, bytes: Uint8Array, offset: number): boolean {
-  const { bytes: own, l3, l4, payload } = merged;
+  const { bytes: own, l3, payload } = merged;
   const added = headers.end - headers.payload;
-  const flags = headers.tcpFlags & ~TcpFlag.PSH;
-  // CWR belongs to the first segment alone (RFC 3168 §6.1.2).
-  const first = (own[l4 + 13] as number) & ~(TcpFlag.CWR | TcpFlag.PSH);
   return (
     !merged.ended &&
     headers.payload === payload &&
-    get32(bytes, offset + l4 + 4) === merged.next &&
-    flags === first &&
+    (merged.protocol === IpProtocol.UDP || isNext(merged, headers, bytes, offset)) &&
     added > 0 &&
     added <= merged.size &&
     merged.length - l3 + added <= IP_MAX &&
     isSame(own, bytes, offset, 0, l3) &&
-    isSameNetwork(own, bytes, offset, l3, headers.ip) &&
+    isSameNetwork(own, bytes, offset, l3, headers.ip)
+  );
+}
+
+/** Whether a TCP segment has the sequence number that follows, and flags and options of the others. */
+function isNext(merged: Merged, headers: Headers, bytes: Uint8Array, offset: number): boolean {
+  const { bytes: own, l4, payload } = merged;
+  const flags = headers.tcpFlags & ~TcpFlag.PSH;
+  // CWR belongs to the first segment alone (RFC 3168 §6.1.2).
+  const first = (own[l4 + 13] as number) & ~(TcpFlag.CWR | TcpFlag.PSH);
+  return (
+    get32(bytes, offset + l4 + 4) === merged.next &&
+    flags === first &&
     isSame(own, bytes, offset, l4 + TCP_HEADER_SIZE, payload)
   );
 }
@@ -229,43 +266,53 @@ function isSame(
 }
 
 function begin(merged: Merged, headers: Headers, bytes: Uint8Array, offset: number): void {
-  const { l3, l4, payload, end } = headers;
+  const { ip, protocol, l3, l4, payload, end } = headers;
   // Without the padding of Ethernet.
   merged.bytes.set(bytes.subarray(offset, offset + end));
   merged.length = end;
   merged.segments = 1;
   merged.size = end - payload;
+  merged.ip = ip;
+  merged.protocol = protocol;
   merged.l3 = l3;
   merged.l4 = l4;
   merged.payload = payload;
+  merged.csumOffset = protocol === IpProtocol.TCP ? TCP_CHECKSUM : UDP_CHECKSUM;
   merged.next = (get32(bytes, offset + l4 + 4) + merged.size) >>> 0;
   merged.ended = false;
 }
 
 function append(merged: Merged, headers: Headers, bytes: Uint8Array, offset: number): void {
-  const { bytes: own, l4 } = merged;
-  const { payload, end, tcpFlags } = headers;
+  const { payload, end } = headers;
   const added = end - payload;
-  own.set(bytes.subarray(offset + payload, offset + end), merged.length);
+  merged.bytes.set(bytes.subarray(offset + payload, offset + end), merged.length);
   merged.length += added;
   merged.segments += 1;
-  merged.next = (merged.next + added) >>> 0;
-  own[l4 + 13] = (own[l4 + 13] as number) | (tcpFlags & TcpFlag.PSH);
-  // The newest acknowledgement and window.
-  for (const at of [8, 10, 14]) put16(own, l4 + at, get16(bytes, offset + l4 + at));
-  merged.ended = added < merged.size || (tcpFlags & TcpFlag.PSH) !== 0;
+  merged.ended = added < merged.size;
+  if (merged.protocol === IpProtocol.TCP) appendTcp(merged, headers, bytes, offset);
 }
 
-/** Makes lengths and checksums those of the whole: the TCP checksum partial (NEEDS_CSUM). */
-function finish({ bytes, length, gsoType, l3, l4 }: Merged): void {
+/** What the header of a TCP segment adds. */
+function appendTcp(merged: Merged, headers: Headers, bytes: Uint8Array, offset: number): void {
+  const { bytes: own, l4 } = merged;
+  const { payload, end, tcpFlags } = headers;
+  const push = tcpFlags & TcpFlag.PSH;
+  merged.next = (merged.next + end - payload) >>> 0;
+  own[l4 + 13] = (own[l4 + 13] as number) | push;
+  // The newest acknowledgement and window.
+  for (const at of [8, 10, 14]) put16(own, l4 + at, get16(bytes, offset + l4 + at));
+  if (push !== 0) merged.ended = true;
+}
+
+/** Makes lengths and checksums those of the whole: the checksum of TCP or UDP partial (NEEDS_CSUM). */
+function finish({ bytes, length, ip, protocol, l3, l4, csumOffset }: Merged): void {
   const upper = length - l4;
-  if ((gsoType & ~NetGso.ECN) === NetGso.TCPV4) {
+  if (ip === 4) {
     put16(bytes, l3 + 2, length - l3);
     put16(bytes, l3 + 10, 0);
     put16(bytes, l3 + 10, complete(sum(bytes, l3, l4)));
-    put16(bytes, l4 + 16, pseudoSum4(bytes, l3, IpProtocol.TCP, upper));
-  } else {
-    put16(bytes, l3 + 4, upper);
-    put16(bytes, l4 + 16, pseudoSum6(bytes, l3, IpProtocol.TCP, upper));
-  }
+  } else put16(bytes, l3 + 4, upper);
+  if (protocol === IpProtocol.UDP) put16(bytes, l4 + 4, upper);
+  const pseudo = ip === 4 ? pseudoSum4 : pseudoSum6;
+  put16(bytes, l4 + csumOffset, pseudo(bytes, l3, protocol, upper));
 }

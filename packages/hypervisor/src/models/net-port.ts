@@ -5,7 +5,7 @@ import type { NetFilterState } from "./net-filter.js";
 export interface NetCounters {
   /** Taken from the driver, and on the wire. */
   transmitted: number;
-  /** Frames that segmented ones became. */
+  /** Frames that those to be cut became: segments and fragments. */
   segments: number;
   /** From the driver, dropped: short header, offsets beyond the frame, an offload that was not negotiated, too long. */
   malformed: number;
@@ -13,7 +13,7 @@ export interface NetCounters {
   unlinked: number;
   /** Given to the driver. */
   received: number;
-  /** Segments that were put together, as they came. */
+  /** Segments and datagrams that were put together, as they came. */
   coalesced: number;
   /** From the wire, dropped: not for the driver's addresses or VLANs. */
   filtered: number;

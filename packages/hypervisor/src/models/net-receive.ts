@@ -20,6 +20,7 @@ import {
 } from "@virtio/packets";
 import type { DeviceChain, DeviceQueue } from "@virtio/ring";
 import type { ModelHost } from "../device-model.js";
+import { hasBit } from "../feature-words.js";
 import type { NetBackend } from "../net-backend.js";
 import type { NetRules } from "../rules/net-rules.js";
 import type { NetCoalescing } from "./net-coalescing.js";
@@ -111,11 +112,11 @@ export class NetReceiver {
     this.#running = true;
   }
 
-  /** Switches what is done to received frames: bits of NetFeature, all below 32. */
-  setOffloads(offloads: number): void {
+  /** Switches what is done to received frames: words of bits of NetFeature. */
+  setOffloads(offloads: readonly number[]): void {
     this.#lro.flush();
     this.#lro.setOffloads(offloads);
-    this.#sums = (offloads & (1 << NetFeature.GUEST_CSUM)) !== 0;
+    this.#sums = hasBit(offloads, NetFeature.GUEST_CSUM);
   }
 
   /** A frame from the wire: see NetBackend. */
@@ -214,7 +215,7 @@ export class NetReceiver {
   }
 
   #pushMerged(merged: Merged): boolean {
-    const { segments, l4, payload, gsoType, size, hash, hashReport } = merged;
+    const { segments, l4, payload, gsoType, size, csumOffset, hash, hashReport } = merged;
     this.#describe(NetHeaderFlag.DATA_VALID, hash, hashReport);
     if (segments > 1) {
       this.#described = true;
@@ -223,7 +224,7 @@ export class NetReceiver {
       this.#putLe16(NetHeader.HDR_LEN, payload);
       this.#putLe16(NetHeader.GSO_SIZE, size);
       this.#putLe16(NetHeader.CSUM_START, l4);
-      this.#putLe16(NetHeader.CSUM_OFFSET, TCP_CHECKSUM);
+      this.#putLe16(NetHeader.CSUM_OFFSET, csumOffset);
     }
     if (!this.#push(merged.pair, merged.bytes, 0, merged.length)) return this.#refuse();
     if (segments > 1) this.#parts.counters.coalesced += segments;

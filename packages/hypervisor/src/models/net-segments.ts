@@ -19,7 +19,7 @@ export const TCP_CHECKSUM = 16;
 export const UDP_CHECKSUM = 6;
 
 /** Longest headers of a frame that is cut: Ethernet, VLAN tag, IP with everything there can be before TCP. */
-const HEADERS_MAX = 512;
+export const HEADERS_MAX = 512;
 
 /**
  * Completes the partial checksum of a frame at `bytes[0]`: the sum from `start` to its end is stored at `start + offset`, where that
@@ -38,7 +38,12 @@ export function completeChecksum(
 }
 
 /** UDP says "no checksum" with 0, and 0xffff where it is 0 (RFC 768). */
-function storeChecksum(bytes: Uint8Array, at: number, checksum: number, offset: number): void {
+export function storeChecksum(
+  bytes: Uint8Array,
+  at: number,
+  checksum: number,
+  offset: number,
+): void {
   put16(bytes, at, checksum === 0 && offset === UDP_CHECKSUM ? 0xffff : checksum);
 }
 

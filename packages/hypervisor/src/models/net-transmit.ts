@@ -1,4 +1,4 @@
-// From the driver to the wire (virtio 1.4 §5.1.9.2): headers, checksums, segments.
+// From the driver to the wire (virtio 1.4 §5.1.9.2): headers, checksums, segments, fragments.
 import {
   NET_GSO_FRAME_MAX,
   NET_HEADER_HASH_SIZE,
@@ -9,6 +9,7 @@ import {
 } from "@virtio/core/net";
 import { ETHERNET_HEADER_SIZE, EtherType, get16, Headers, VLAN_TAG_SIZE } from "@virtio/packets";
 import type { DeviceChain } from "@virtio/ring";
+import { FRAGMENT_HEADER_SIZE, NetFragmenter } from "./net-fragments.js";
 import type { NetParts } from "./net-receive.js";
 import { completeChecksum, NetSegmenter } from "./net-segments.js";
 
@@ -23,6 +24,8 @@ interface TransmitQueue {
   stalled: boolean;
   /** Segments of the next frame that the wire has already. */
   sent: number;
+  /** What its fragments say that they are of, with IPv6. */
+  identification: number;
   readonly again: () => void;
 }
 
@@ -30,6 +33,7 @@ interface TransmitQueue {
 const gsoFeatures: ReadonlyMap<number, NetFeature> = new Map([
   [NetGso.TCPV4, NetFeature.HOST_TSO4],
   [NetGso.TCPV6, NetFeature.HOST_TSO6],
+  [NetGso.UDP, NetFeature.HOST_UFO],
   [NetGso.UDP_L4, NetFeature.HOST_USO],
 ]);
 
@@ -46,6 +50,9 @@ export class NetTransmitter {
   readonly #parts: NetParts;
   readonly #headers = new Headers();
   readonly #segmenter = new NetSegmenter(this.#headers);
+  readonly #fragmenter = new NetFragmenter(this.#headers);
+  /** Of the next datagram that becomes fragments. */
+  #identification = 0;
   readonly #queues: readonly TransmitQueue[];
   /** The frame in hand, behind its header: both are read at once. */
   readonly #bytes: Uint8Array;
@@ -65,9 +72,10 @@ export class NetTransmitter {
     this.#queues = Array.from({ length: parts.configuration.pairs }, (_, pair) => ({
       stalled: false,
       sent: 0,
+      identification: 0,
       again: () => this.notified(pair),
     }));
-    const most = Math.max(parts.backend.maxFrame, NET_GSO_FRAME_MAX);
+    const most = Math.max(parts.backend.maxFrame, NET_GSO_FRAME_MAX + FRAGMENT_HEADER_SIZE);
     // Frames begin where a word begins.
     this.#bytes = new Uint8Array(NET_HEADER_HASH_SIZE + most);
     this.#frame = this.#bytes.subarray(NET_HEADER_HASH_SIZE);
@@ -182,18 +190,18 @@ export class NetTransmitter {
   /** A frame to be cut. The driver's hdr_len is not needed: the headers are looked at (§5.1.9.2.2). */
   #sendSegments(bytes: Uint8Array, length: number, gso: number, state: TransmitQueue): Outcome {
     const { backend, counters } = this.#parts;
-    const segmenter = this.#segmenter;
-    const size = le16(this.#header, NetHeader.GSO_SIZE);
     if (length > NET_GSO_FRAME_MAX || !this.#headers.parse(bytes, 0, length))
       return Outcome.MALFORMED;
-    if (!segmenter.begin(bytes, gso, size, backend.maxFrame)) return Outcome.MALFORMED;
+    const cutter =
+      gso === NetGso.UDP ? this.#beginFragments(bytes, state) : this.#beginSegments(bytes, gso);
+    if (cutter === null) return Outcome.MALFORMED;
     if (!backend.linkUp) {
       counters.unlinked += 1;
       return Outcome.SENT;
     }
-    for (let index = state.sent; index < segmenter.count; index++) {
-      segmenter.make(index);
-      if (!backend.send(bytes, segmenter.offset, segmenter.length)) {
+    for (let index = state.sent; index < cutter.count; index++) {
+      cutter.make(index);
+      if (!backend.send(bytes, cutter.offset, cutter.length)) {
         state.sent = index;
         return Outcome.WAITS;
       }
@@ -201,6 +209,24 @@ export class NetTransmitter {
     }
     counters.transmitted += 1;
     return Outcome.SENT;
+  }
+
+  #beginSegments(bytes: Uint8Array, gso: number): NetSegmenter | null {
+    const size = le16(this.#header, NetHeader.GSO_SIZE);
+    const segmenter = this.#segmenter;
+    return segmenter.begin(bytes, gso, size, this.#parts.backend.maxFrame) ? segmenter : null;
+  }
+
+  #beginFragments(bytes: Uint8Array, state: TransmitQueue): NetFragmenter | null {
+    // The rest of a datagram has the identification of what was sent of it.
+    if (state.sent === 0) {
+      state.identification = this.#identification;
+      this.#identification += 1;
+    }
+    const size = le16(this.#header, NetHeader.GSO_SIZE);
+    const { maxFrame } = this.#parts.backend;
+    const fragmenter = this.#fragmenter;
+    return fragmenter.begin(bytes, size, maxFrame, state.identification) ? fragmenter : null;
   }
 
   /** As after a reset of the device, or of one transmit queue. */
