@@ -148,7 +148,10 @@ export class FramePool {
   }
 
   #bury(): void {
-    if (this.#free === this.clusters.length) this.#region.free();
+    if (this.#free < this.clusters.length) return;
+    // Once.
+    this.#retired = false;
+    this.#region.free();
   }
 
   /** Gives the memory back now. Only when no device can write to it any more. */

@@ -12,8 +12,8 @@ import {
   NetHash,
 } from "@virtio/core/net";
 import type { ControlQueue } from "./control-queue.js";
-import type { HashLimits } from "./features.js";
 import type { MacTables } from "./filters.js";
+import type { HashLimits } from "./settle.js";
 
 /** Most entries of a table of queues. */
 const TABLE_MAX = 128;

@@ -36,6 +36,8 @@ export class ControlQueue {
   #pending: Pending | null = null;
   /** The device has the memory of a command that nobody waits for any more. */
   #stuck = false;
+  /** What commands are refused with until restart(). */
+  #fault: VirtioFault | null = null;
 
   /** @throws VirtioFault OUT_OF_MEMORY */
   constructor(queue: Virtqueue, memory: DmaMemory, tasks: TaskQueue, device: string) {
@@ -70,6 +72,7 @@ export class ControlQueue {
     what: string,
   ): Promise<void> {
     const { bytes, address } = this.#region;
+    if (this.#fault !== null) throw this.#fault;
     // The device may still read, and answer to, what it has.
     if (this.#stuck)
       throw this.#fail("TIMED_OUT", `${what}: the control queue still has one that timed out`);
@@ -117,6 +120,8 @@ export class ControlQueue {
   }
 
   #used(): void {
+    // The ring may be gone.
+    if (this.#fault !== null) return;
     do {
       while (this.#queue.dequeue() >= 0) {
         this.#stuck = false;
@@ -125,16 +130,16 @@ export class ControlQueue {
     } while (this.#queue.enableInterrupt());
   }
 
-  /** The queue is broken, or the device is being reset: whoever waits is told. */
+  /** The queue is broken, or the device is being reset: whoever waits is told, and whoever comes before restart(). */
   fail(fault: VirtioFault): void {
-    if (this.#pending === null) return;
-    this.#stuck = true;
-    this.#pending.over(fault);
+    this.#fault = fault;
+    this.#pending?.over(fault);
   }
 
   /** The device was reset and has nothing any more. */
   restart(): void {
     this.#stuck = false;
+    this.#fault = null;
   }
 
   /** Gives its memory back. Only when no device can write to it any more. */

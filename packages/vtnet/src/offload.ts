@@ -20,8 +20,8 @@ const ADDRESSES = 12;
 /** Where TCP and UDP have their checksum. */
 export const TCP_CHECKSUM = 16;
 
-/** Most buffers of a frame that are looked at; a longer chain is none. */
-const BUFFERS_MAX = 256;
+/** Most buffers of a frame, which are as many as a receive queue ever has; a longer chain is none. */
+export const BUFFERS_MAX = 512;
 
 /** Bytes of a whole frame; -1: it has more buffers than any. */
 export function frameLength(frame: Frame): number {

@@ -1,7 +1,9 @@
-// What the device is told at each init, and at changes in between (vtnet_init_locked, vtnet_rx_filter).
+// What a person set, and how the device is told: at each init, and at changes in between (vtnet_init_locked, vtnet_rx_filter).
 import {
+  type Coalescing,
   type ConfigSpace,
   type FeatureSet,
+  type InterfaceCapability,
   type Log,
   ReservedFeature,
   VirtioFault,
@@ -9,8 +11,9 @@ import {
 import { MAC_SIZE, NetFeature } from "@virtio/core/net";
 import { formatMac } from "@virtio/packets";
 import type { Commands } from "./commands.js";
-import type { Features, Settled } from "./features.js";
-import type { Filters } from "./filters.js";
+import { type Features, featuresFor } from "./features.js";
+import { Filters } from "./filters.js";
+import type { Settled } from "./settle.js";
 
 /** What is needed to set a device up. */
 export interface SetupOptions {
@@ -18,27 +21,41 @@ export interface SetupOptions {
   readonly commands: Commands | null;
   readonly config: ConfigSpace;
   readonly settled: Settled;
-  readonly filters: Filters;
+  /** What is negotiated. */
+  readonly features: FeatureSet<Features>;
+  /** The address that the interface begins with. */
+  readonly mac: Uint8Array;
+  readonly enabled: Set<InterfaceCapability>;
   readonly log: Log;
 }
 
-/** Tells a device; what it refuses is a line of the log, as in FreeBSD. Every call rejects with TIMED_OUT, or what broke the device. */
+/** What the device refuses is a line of the log, as in FreeBSD. Every call rejects with TIMED_OUT, or what broke the device. */
 export class Setup {
   /** What is negotiated now. */
   features: FeatureSet<Features>;
+  /** The interface's address. */
+  mac: Uint8Array;
+  readonly enabled: Set<InterfaceCapability>;
+  readonly filters: Filters = new Filters();
+  readonly coalescing: Map<"receive" | "transmit", Coalescing> = new Map();
   readonly #commands: Commands | null;
   readonly #config: ConfigSpace;
   readonly #settled: Settled;
-  readonly #filters: Filters;
   readonly #log: Log;
 
-  constructor({ commands, config, settled, filters, log }: SetupOptions) {
-    this.features = settled.features;
-    this.#commands = commands;
-    this.#config = config;
-    this.#settled = settled;
-    this.#filters = filters;
-    this.#log = log;
+  constructor(options: SetupOptions) {
+    this.features = options.features;
+    this.mac = options.mac;
+    this.enabled = options.enabled;
+    this.#commands = options.commands;
+    this.#config = options.config;
+    this.#settled = options.settled;
+    this.#log = options.log;
+  }
+
+  /** What is to be negotiated, by what is switched on. */
+  get wanted(): FeatureSet<Features> {
+    return featuresFor(this.#settled.features, this.enabled);
   }
 
   /** A command that the device may refuse: a line of the log then. False: it did. @throws VirtioFault any other */
@@ -53,13 +70,17 @@ export class Setup {
     }
   }
 
-  async mac(address: Uint8Array): Promise<void> {
+  /** At each init, before the device has buffers. */
+  async everything(): Promise<void> {
     const { mac } = this.#settled;
-    if (this.setsMacByCommand) {
-      if (mac === null || formatMac(mac) !== formatMac(address))
-        await this.attempt("unable to set MAC address", () => this.#commands?.mac(address));
-    } else if (this.setsMacByConfig)
-      for (let i = 0; i < MAC_SIZE; i++) await this.#config.write(i, 1, address[i] as number);
+    if (this.setsMacByConfig) await this.writeMac();
+    else if (this.setsMacByCommand && (mac === null || formatMac(mac) !== formatMac(this.mac)))
+      await this.attempt("unable to set MAC address", () => this.#commands?.mac(this.mac));
+    await this.#allFilters();
+    for (const [direction, coalescing] of this.coalescing)
+      await this.attempt("cannot set coalescing", () =>
+        this.#commands?.coalescing(direction, coalescing),
+      );
   }
 
   /** ADDR_SET is one of the commands that CTRL_RX permits (§5.1.9.5.2). */
@@ -67,26 +88,34 @@ export class Setup {
     return this.features.has(NetFeature.CTRL_MAC_ADDR) && this.features.has(NetFeature.CTRL_RX);
   }
 
-  /** On the legacy interface the configuration can be written (§5.1.4.3). */
+  /** On the legacy interface the configuration can be written (§5.1.4.3), and is where there is no command. */
   get setsMacByConfig(): boolean {
-    return this.features.has(NetFeature.MAC) && !this.features.has(ReservedFeature.VERSION_1);
+    return (
+      this.features.has(NetFeature.MAC) &&
+      !this.features.has(ReservedFeature.VERSION_1) &&
+      !this.setsMacByCommand
+    );
+  }
+
+  async writeMac(): Promise<void> {
+    for (let i = 0; i < MAC_SIZE; i++) await this.#config.write(i, 1, this.mac[i] as number);
   }
 
   /** All of them, at each init (vtnet_rx_filter). */
-  async allFilters(): Promise<void> {
+  async #allFilters(): Promise<void> {
     if (this.features.has(NetFeature.CTRL_RX)) {
       await this.modes();
       await this.tables();
     }
     if (this.features.has(NetFeature.CTRL_VLAN))
-      for (const id of this.#filters.vlans)
+      for (const id of this.filters.vlans)
         await this.attempt(`cannot enable VLAN ${id} filter`, () => this.#commands?.vlan(id, true));
   }
 
   /** Whether the device took them. */
   async modes(): Promise<boolean> {
-    const promiscuous = this.#filters.promiscuous || this.#filters.unicastOverflow;
-    const allMulticast = this.#filters.allMulticast || this.#filters.multicastOverflow;
+    const promiscuous = this.filters.promiscuous || this.filters.unicastOverflow;
+    const allMulticast = this.filters.allMulticast || this.filters.multicastOverflow;
     const verb = (on: boolean): string => (on ? "enable" : "disable");
     const first = await this.attempt(`cannot ${verb(promiscuous)} promiscuous mode`, () =>
       this.#commands?.promiscuous(promiscuous),
@@ -98,7 +127,7 @@ export class Setup {
   }
 
   async tables(): Promise<boolean> {
-    const { tables, unicastOverflow, multicastOverflow } = this.#filters;
+    const { tables, unicastOverflow, multicastOverflow } = this.filters;
     if (unicastOverflow)
       this.#log("more than 128 MAC addresses assigned, falling back to promiscuous mode");
     if (multicastOverflow)

@@ -1,16 +1,25 @@
-// Frames as streams of copies: web streams, and an async iterator.
-import { VirtioFault } from "@virtio/core";
+// Frames as web streams of copies.
+import { type Frame, VirtioFault } from "@virtio/core";
+import { ETHERNET_HEADER_SIZE, VLAN_TAG_SIZE } from "@virtio/packets";
+import { frameLength, wireCopy } from "./offload.js";
 
 /** The interface, as its streams see it. */
 export interface StreamPort {
-  /** `vtnet0` */
-  readonly name: string;
-  /** A copy of the next received frame; null: there is none now. */
-  take(): Uint8Array | null;
-  /** Transmits a copy; false: there is no room now. @throws VirtioFault INVALID */
-  put(frame: Uint8Array): boolean;
-  /** Frames are wanted from now on, or not: the port calls arrived(). */
-  want(on: boolean): void;
+  /** Bytes of payload. */
+  mtu(): number;
+  /** Most frames that are taken before other tasks get their turn. */
+  readonly limit: number;
+  /** Does it as a task. */
+  later(task: () => void): void;
+  /** The next received frame; null: there is none now. */
+  take(): Frame | null;
+  /** A frame to fill; null: there is none now, or nothing is transmitted. */
+  allocate(): Frame | null;
+  /** False: there is no room now, and the frame is still the caller's. */
+  transmit(frame: Frame): boolean;
+  release(frame: Frame): void;
+  /** Frames are wanted from now on, or not any more: the port calls arrived(). */
+  want(): void;
   /** Room is wanted: the port calls room(). */
   wantRoom(): void;
 }
@@ -20,15 +29,20 @@ export interface StreamPort {
  * frames in the ring, and the device drops what does not fit.
  */
 export class FrameStreams {
+  readonly #name: string;
   readonly #port: StreamPort;
   #readable: ReadableStream<Uint8Array> | null = null;
   #writable: WritableStream<Uint8Array> | null = null;
   #arrived: (() => void) | null = null;
+  /** Frames that were taken since others had their turn. */
+  #taken = 0;
   readonly #rooms = new Set<() => void>();
   /** Undefined: open; null: closed in order. */
   #ended: VirtioFault | null | undefined;
 
-  constructor(port: StreamPort) {
+  /** @param name - `vtnet0` */
+  constructor(name: string, port: StreamPort) {
+    this.#name = name;
     this.#port = port;
   }
 
@@ -55,7 +69,7 @@ export class FrameStreams {
         cancel: () => {
           this.#readable = null;
           this.arrived();
-          this.#port.want(false);
+          this.#port.want();
         },
       },
       { highWaterMark: 0 },
@@ -66,14 +80,23 @@ export class FrameStreams {
   async #pull(controller: ReadableStreamDefaultController<Uint8Array>): Promise<void> {
     const mine = this.#readable;
     while (this.#readable === mine && this.#ended === undefined) {
+      if (this.#taken >= this.#port.limit) {
+        this.#taken = 0;
+        // Who finds a frame each time it asks would leave no other task a turn.
+        await new Promise<void>((resolve) => this.#port.later(resolve));
+        continue;
+      }
       const frame = this.#port.take();
       if (frame !== null) {
-        controller.enqueue(frame);
+        this.#taken += 1;
+        const copy = wireCopy(frame, frameLength(frame));
+        this.#port.release(frame);
+        controller.enqueue(copy);
         return;
       }
       await new Promise<void>((resolve) => {
         this.#arrived = resolve;
-        this.#port.want(true);
+        this.#port.want();
       });
     }
     if (this.#readable !== mine) return;
@@ -113,10 +136,10 @@ export class FrameStreams {
       if (this.#ended !== undefined)
         throw (
           this.#ended ??
-          new VirtioFault("CLOSED", "the interface is detached", { device: this.#port.name })
+          new VirtioFault("CLOSED", "the interface is detached", { device: this.#name })
         );
       signal?.throwIfAborted();
-      if (this.#port.put(frame)) return;
+      if (this.transmit(frame)) return;
       await new Promise<void>((resolve) => {
         const over = (): void => {
           this.#rooms.delete(over);
@@ -128,6 +151,39 @@ export class FrameStreams {
         this.#port.wantRoom();
       });
     }
+  }
+
+  /** Transmits a copy; false: there is no room now. @throws VirtioFault INVALID */
+  transmit(bytes: Uint8Array): boolean {
+    const port = this.#port;
+    const tag = bytes[12] === 0x81 && bytes[13] === 0 ? VLAN_TAG_SIZE : 0;
+    const most = port.mtu() + ETHERNET_HEADER_SIZE + tag;
+    if (bytes.length < ETHERNET_HEADER_SIZE || bytes.length > most)
+      throw new VirtioFault(
+        "INVALID",
+        `a frame of ${bytes.length} bytes, not ${ETHERNET_HEADER_SIZE} to ${most}`,
+        { device: this.#name },
+      );
+    let head: Frame | null = null;
+    let tail: Frame | null = null;
+    for (let at = 0; at < bytes.length; ) {
+      const part = port.allocate();
+      if (part === null) {
+        if (head !== null) port.release(head);
+        return false;
+      }
+      const piece = bytes.subarray(at, at + part.room);
+      part.bytes.set(piece, part.offset);
+      part.length = piece.length;
+      at += piece.length;
+      if (tail !== null) tail.next = part;
+      head ??= part;
+      tail = part;
+    }
+    if (head === null) return false;
+    const taken = port.transmit(head);
+    if (!taken) port.release(head);
+    return taken;
   }
 
   /** There may be room. */

@@ -157,6 +157,7 @@ describe("the MTU", () => {
       expect(made.net.transmitBurst(0, [frame], 1)).toBe(1);
       expect(made.net.statistics.oerrors).toBe(1);
       const before = made.device.memory.available;
+      made.net.release(frame);
       await made.net.setMtu(1500);
       await made.net.setMtu(9216);
       expect(made.device.memory.available).toBe(before);

@@ -1,7 +1,16 @@
-import type { CapturedFrame } from "@virtio/core";
+import type { CapturedFrame, Frame } from "@virtio/core";
 import { NetFeature } from "@virtio/core/net";
 import { describe, expect, it } from "vitest";
-import { fake, frameOf, header, running, turns, usual } from "./fake-device.js";
+import type { Vtnet } from "../src/index.js";
+import { fake, frameOf, header, plainHeader, running, turns, usual } from "./fake-device.js";
+
+/** Frames that can be allocated; they are given back. */
+function free(net: Vtnet): number {
+  const frames: Frame[] = [];
+  for (let frame = net.allocate(); frame !== null; frame = net.allocate()) frames.push(frame);
+  for (const frame of frames) net.release(frame);
+  return frames.length;
+}
 
 describe("readable", () => {
   it("gives copies in order, waiting for them", async () => {
@@ -14,6 +23,33 @@ describe("readable", () => {
     expect((await first).value).toEqual(frameOf(64, 1));
     expect((await reader.read()).value).toEqual(frameOf(65, 2));
     expect(device.posted(0)).toHaveLength(16);
+  });
+
+  it("gives frames of as many buffers as a device has", async () => {
+    const { net, device } = await running({ size: 512 });
+    const bytes = frameOf(13 + 400);
+    device.fill(0, Uint8Array.of(...plainHeader(400), ...bytes.subarray(0, 14)));
+    for (let i = 14; i < bytes.length; i++) device.fill(0, bytes.subarray(i, i + 1));
+    device.deliver(0);
+    expect((await net.readable.getReader().read()).value).toEqual(bytes);
+  });
+
+  it.each([1, 4])("gives others their turn after %i frames", async (rxProcessLimit) => {
+    const { net, device } = await running({ driver: { rxProcessLimit } });
+    for (let i = 0; i < 16; i++) device.receive(0, frameOf(64, i));
+    let read = 0;
+    const reader = net.readable.getReader();
+    const all = (async () => {
+      for (; read < 16; read++) await reader.read();
+    })();
+    const seen: number[] = [];
+    while (read < 16) {
+      seen.push(read);
+      await turns(1);
+    }
+    await all;
+    for (const [i, before] of seen.entries())
+      expect((seen[i + 1] ?? 16) - before).toBeLessThanOrEqual(rxProcessLimit);
   });
 
   it("that nobody reads holds nothing: frames stay with the device", async () => {
@@ -170,6 +206,41 @@ describe("capture", () => {
     await turns();
     expect(seen).toHaveLength(2);
     expect(net.receiveBurst(0, [], 4)).toBe(1);
+  });
+
+  it("may answer what it sees: no frame is lost or taken for another", async () => {
+    const { net, device } = await running();
+    const before = free(net);
+    const writer = net.writable.getWriter();
+    await writer.ready;
+    net.capture(({ direction, bytes }) => {
+      if (direction === "in") void writer.write(frameOf(70, bytes[20]));
+    });
+    device.receive(0, frameOf(64, 1));
+    await turns();
+    const reader = net.readable.getReader();
+    device.receive(0, frameOf(64, 2));
+    expect((await reader.read()).value).toEqual(frameOf(64, 2));
+    await turns();
+    expect(device.sent(0)).toHaveLength(2);
+    expect(free(net)).toBe(before);
+  });
+
+  it("that fails is over, and nobody else notices", async () => {
+    const { net, device, lines } = await running();
+    const seen: unknown[] = [];
+    net.capture(() => {
+      throw new Error("no disk");
+    });
+    net.capture((frame) => seen.push(frame));
+    const frames: Parameters<typeof net.receiveBurst>[1] = [];
+    for (let i = 0; i < 2; i++) {
+      device.receive(0, frameOf(64));
+      expect(net.receiveBurst(0, frames, 4)).toBe(1);
+      if (frames[0]) expect(net.transmitBurst(0, frames, 1)).toBe(1);
+    }
+    expect(seen).toHaveLength(4);
+    expect(lines.filter((line) => line.includes("no disk"))).toHaveLength(1);
   });
 });
 
