@@ -42,15 +42,15 @@ export class CopyWords {
   #bytes: Uint8Array | null = null;
   /** Of the whole buffer, so that any aligned byte is in a word of it. */
   words: Int32Array = new Int32Array(0);
-  /** Where the array begins in them. Bytes. */
-  start = 0;
+  #start = 0;
   #otherBytes: Uint8Array | null = null;
   #otherWords = this.words;
   #otherStart = 0;
 
-  /** Makes `words` and `start` those of `bytes`. */
-  of(bytes: Uint8Array): void {
+  /** Makes `words` those of `bytes`; returns where its byte `at` is in their buffer. */
+  locate(bytes: Uint8Array, at: number): number {
     if (this.#bytes !== bytes) this.#turn(bytes);
+    return this.#start + at;
   }
 
   #turn(bytes: Uint8Array): void {
@@ -61,9 +61,9 @@ export class CopyWords {
     const start = known ? this.#otherStart : bytes.byteOffset;
     this.#otherBytes = this.#bytes;
     this.#otherWords = this.words;
-    this.#otherStart = this.start;
+    this.#otherStart = this.#start;
     this.#bytes = bytes;
     this.words = words;
-    this.start = start;
+    this.#start = start;
   }
 }
