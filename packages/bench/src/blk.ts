@@ -1,5 +1,5 @@
 // npm run bench -- blk: vtblk beside a loop that only copies the blocks, in one run.
-import { closeSync, ftruncateSync, openSync, rmSync } from "node:fs";
+import { closeSync, existsSync, ftruncateSync, openSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { performance } from "node:perf_hooks";
@@ -257,7 +257,7 @@ const percentile = (sorted: Float64Array, p: number): number =>
 /** Measures the shapes whose name matches: `rounds` rounds of ours and of copying in turn, the median of each. */
 export async function blk(only: RegExp, rounds: number): Promise<readonly Row[]> {
   const content = new Uint8Array(SIZE).fill(0x5a);
-  const file = join(tmpdir(), `virtio-bench-${process.pid}`);
+  const file = join(existsSync("/dev/shm") ? "/dev/shm" : tmpdir(), `virtio-bench-${process.pid}`);
   const fd = openSync(file, "wx");
   ftruncateSync(fd, SIZE);
   closeSync(fd);
