@@ -76,8 +76,8 @@ function checkValue(width: Width, value: number): void {
 
 /**
  * The driver's end of a qtest connection. Accesses take effect in call order; all that are made in one turn of the event loop
- * (until no microtask is left) travel as one write to the socket. Every wait is bounded: a reply that does not come in time, or
- * one that does not fit, ends the connection.
+ * (until no microtask is left) travel as one write to the socket, but for a post that is the first of them: it goes at once. Every
+ * wait is bounded: a reply that does not come in time, or one that does not fit, ends the connection.
  */
 export class QtestClient {
   /** Called after each posted write: something was asked of a device. */
@@ -152,7 +152,12 @@ export class QtestClient {
       this.#doorbells.add(command);
     }
     if (this.#waiting.length >= MAX_WAITING) this.#fail(this.#overflow(command));
-    else this.#enqueue({ command, width: 0, reply: null, sentAt: 0 });
+    else {
+      const first = !this.#flushing;
+      this.#enqueue({ command, width: 0, reply: null, sentAt: 0 });
+      // A device that is told early works while this turn goes on.
+      if (first) this.#send();
+    }
     this.onPost?.();
   }
 
@@ -217,6 +222,10 @@ export class QtestClient {
 
   #flush(): void {
     this.#flushing = false;
+    this.#send();
+  }
+
+  #send(): void {
     if (this.#waiting.length === 0 || this.#inFlight.length - this.#head >= MAX_IN_FLIGHT) return;
     const now = performance.now();
     let message = "";

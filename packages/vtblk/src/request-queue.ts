@@ -25,6 +25,11 @@ import { IDLE, type Watchdog } from "./watchdog.js";
 export const OVERHEAD_SEGMENTS = 2;
 /** Used requests taken before other tasks get their turn. */
 const BATCH = 256;
+/**
+ * Turns of other tasks after which the ring is looked at once more, in vain, before the device is asked to interrupt: waking up, here and
+ * there, takes longer than many a request.
+ */
+const LOOKS = 16;
 
 /** What a queue needs of its disk. */
 export interface RequestQueueOptions {
@@ -117,6 +122,18 @@ export class RequestQueue {
   readonly #record: Int32Array;
   readonly #segments: Uint32Array;
   #inFlight = 0;
+  /** The device will interrupt. While requests are in flight it will, or the ring is to be looked at. */
+  #armed = false;
+  /** A look is to come. */
+  #looking = false;
+  /** Looks that may still be in vain. */
+  #looks = 0;
+  #stopped = false;
+  readonly #look = (): void => {
+    this.#looking = false;
+    // Of a ring that nothing is expected from the memory may be gone.
+    if (this.#inFlight > 0 && !this.#stopped) this.#completions();
+  };
 
   /** @throws VirtioFault OUT_OF_MEMORY */
   constructor(queue: Virtqueue, options: RequestQueueOptions) {
@@ -161,12 +178,19 @@ export class RequestQueue {
 
   /** Used requests raise interrupts from now on. */
   arm(): void {
-    if (this.#queue.enableInterrupt()) this.#options.tasks.enqueue(() => this.#completions());
+    this.#armed = true;
+    if (this.#queue.enableInterrupt()) this.#lookLater();
   }
 
   /** Tells the device what start() gave it. */
   notify(): void {
     this.#queue.notify();
+    if (!this.#armed && this.#inFlight > 0) this.#lookLater();
+  }
+
+  /** The ring is not looked at any more. */
+  stop(): void {
+    this.#stopped = true;
   }
 
   /** Gives the device one request; false when there is no room for it now. */
@@ -253,23 +277,31 @@ export class RequestQueue {
     return page;
   }
 
-  /** The device signalled: take what is used, arm, and look again. */
+  #lookLater(): void {
+    if (this.#looking) return;
+    this.#looking = true;
+    this.#options.tasks.enqueue(this.#look);
+  }
+
+  /** The device signalled, or may have more: takes what is used, and looks again; arms when there is nothing for a while. */
   #completions(): void {
     const queue = this.#queue;
+    this.#armed = false;
     queue.disableInterrupt();
-    let left = BATCH;
-    do {
-      for (let slot = queue.dequeue(); slot >= 0; slot = queue.dequeue()) {
-        this.#complete(slot, queue.usedLength);
-        left -= 1;
-        if (left === 0) {
-          this.#options.tasks.enqueue(() => this.#completions());
-          this.#options.onProgress();
-          return;
-        }
-      }
-    } while (queue.enableInterrupt());
-    this.#options.onProgress();
+    let taken = 0;
+    for (let slot = queue.dequeue(); slot >= 0; slot = queue.dequeue()) {
+      this.#complete(slot, queue.usedLength);
+      taken += 1;
+      if (taken === BATCH) break;
+    }
+    if (taken > 0) {
+      this.#looks = LOOKS;
+      this.#lookLater();
+      this.#options.onProgress();
+    } else if (this.#looks > 0) {
+      this.#looks -= 1;
+      this.#lookLater();
+    } else this.arm();
   }
 
   /** Lets the device run without interrupts and takes one used request; false when there is none yet. */

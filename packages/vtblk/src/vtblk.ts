@@ -485,6 +485,7 @@ class Vtblk implements DiskProvider {
     this.#watchdog.stop();
     const orderly = this.#fault === null;
     this.#fault ??= this.#fail("CLOSED", "the disk is detached");
+    for (const queue of this.#queues) queue.stop();
     await this.#reset;
     try {
       await this.#device.release();
