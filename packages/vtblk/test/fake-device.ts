@@ -109,6 +109,10 @@ export class FakeQueue implements Virtqueue {
   readonly held: Chain[] = [];
   /** Called by notify() with new chains. */
   onNotify: () => void = () => {};
+  /** Used chains interrupt. */
+  interrupting = false;
+  /** The device was released, and the ring's memory is somebody else's. */
+  freed = false;
   readonly #indirect: boolean;
   readonly #used: { readonly chain: Chain; readonly length: number }[] = [];
   #added = 0;
@@ -164,10 +168,17 @@ export class FakeQueue implements Virtqueue {
   use(chain: Chain, length: number): void {
     this.held.splice(this.held.indexOf(chain), 1);
     this.#used.push({ chain, length });
-    if (this.#used.length === 1) this.tasks.enqueue(() => this.onUsed?.());
+    if (!this.interrupting) return;
+    this.counters.interrupts += 1;
+    this.tasks.enqueue(() => this.onUsed?.());
+  }
+
+  #touch(): void {
+    if (this.freed) throw new Error("the ring is touched after it was freed");
   }
 
   dequeue(): number {
+    this.#touch();
     const next = this.broken === null ? this.#used.shift() : undefined;
     if (next === undefined) return -1;
     this.#taken -= this.#descriptors(next.chain.segments.length / 2);
@@ -191,8 +202,17 @@ export class FakeQueue implements Virtqueue {
     this.#added = 0;
   }
 
-  enableInterrupt = (): boolean => this.broken === null && this.#used.length > 0;
-  disableInterrupt(): void {}
+  enableInterrupt(): boolean {
+    this.#touch();
+    this.interrupting = true;
+    return this.broken === null && this.#used.length > 0;
+  }
+
+  disableInterrupt(): void {
+    this.#touch();
+    this.interrupting = false;
+  }
+
   enqueueReadable = nothing;
   enqueueWritable = nothing;
   template = nothing;
@@ -379,6 +399,8 @@ export class FakeDevice implements VirtioDevice {
 
   async release(): Promise<void> {
     this.released += 1;
+    for (const queue of this.queues) queue.freed = true;
+    await new Promise((resolve) => setImmediate(resolve));
   }
 
   poll(): void {}
