@@ -39,6 +39,8 @@ const FLOWS = 256;
 const WARM_UP = 0.5;
 /** Frames that are passed while garbage collections are counted. */
 const GC_FRAMES = 10_000_000;
+/** Longest that they may take. */
+const GC_MS = 60_000;
 
 const L4 = ETHERNET_HEADER_SIZE + IPV4_HEADER_SIZE;
 
@@ -318,7 +320,10 @@ async function forwardedGarbage(): Promise<number> {
   const from = generator.returned;
   generator.credit = WINDOW;
   generator.push();
-  while (generator.returned - from < GC_FRAMES) await new Promise((r) => setTimeout(r, 20));
+  while (generator.returned - from < GC_FRAMES) {
+    await new Promise((r) => setTimeout(r, 20));
+    if (performance.now() - began > GC_MS) throw new Error(`no ${GC_FRAMES} frames in ${GC_MS} ms`);
+  }
   const ended = performance.now();
   generator.credit = Number.NEGATIVE_INFINITY;
   await turn();
