@@ -163,10 +163,14 @@ describe.skipIf(!hasQemu)("a network device (needs QEMU)", () => {
       onTestFinished(() => void server.close());
     });
     const machine = await launch({ devices: [`net,backend=stream:${path}`] });
-    // Until then QEMU drops what is transmitted.
     const socket = await connected;
-    await transmit(machine, Buffer.alloc(60, 0x5a));
-    expect(await receive(socket, 64)).toEqual(framed(60, 0x5a));
+    // QEMU drops what is transmitted until it has seen the connection, too.
+    const arrived = async (): Promise<number> => {
+      await transmit(machine, Buffer.alloc(60, 0x5a));
+      return socket.readableLength;
+    };
+    await expect.poll(arrived, { timeout: 4000 }).toBeGreaterThan(0);
+    expect((await receive(socket, 64)).subarray(0, 64)).toEqual(framed(60, 0x5a));
     socket.destroy();
   });
 
