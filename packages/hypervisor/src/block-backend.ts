@@ -3,7 +3,8 @@ import { VirtioFault } from "@virtio/core";
 
 /**
  * A store of bytes. Transfers are scattered: the pieces follow each other from `position` on, views of guest memory that are the
- * backend's until it is done. Nothing returned means done; a rejection means an I/O error.
+ * backend's until it is done. A read or a write gives the bytes that it moved; a short one is asked for the rest, and one that moved
+ * nothing has failed. Nothing returned by the others means done; a rejection means an I/O error.
  */
 export interface BlockBackend {
   /** Bytes, a multiple of 512. May change: see onResize. */
@@ -17,8 +18,8 @@ export interface BlockBackend {
   readonly content?: Uint8Array;
   /** Called after `size` changed; the device that the backend belongs to sets it. */
   onResize?: (() => void) | null;
-  read(position: number, into: readonly Uint8Array[]): Promise<void> | undefined;
-  write(position: number, from: readonly Uint8Array[]): Promise<void> | undefined;
+  read(position: number, into: readonly Uint8Array[]): Promise<number> | number;
+  write(position: number, from: readonly Uint8Array[]): Promise<number> | number;
   /** Everything written before is on stable storage. */
   flush(): Promise<void> | undefined;
   /** The content is not needed any more. Absent: nothing is done. */
@@ -75,20 +76,22 @@ export class MemoryBackend implements BlockBackend {
     this.onResize?.();
   }
 
-  read(position: number, into: readonly Uint8Array[]): undefined {
+  read(position: number, into: readonly Uint8Array[]): number {
     let at = position;
     for (const piece of into) {
       piece.set(this.#content.subarray(at, at + piece.length));
       at += piece.length;
     }
+    return at - position;
   }
 
-  write(position: number, from: readonly Uint8Array[]): undefined {
+  write(position: number, from: readonly Uint8Array[]): number {
     let at = position;
     for (const piece of from) {
       this.#content.set(piece, at);
       at += piece.length;
     }
+    return at - position;
   }
 
   flush(): undefined {}

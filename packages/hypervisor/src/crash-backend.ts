@@ -31,16 +31,14 @@ export class CrashBackend implements BlockBackend {
     this.#current = new MemoryBackend(this.#stable.slice());
   }
 
-  read(position: number, into: readonly Uint8Array[]): undefined {
-    this.#current.read(position, into);
+  read(position: number, into: readonly Uint8Array[]): number {
+    return this.#current.read(position, into);
   }
 
-  write(position: number, from: readonly Uint8Array[]): undefined {
-    this.#current.write(position, from);
-    this.#cache(
-      position,
-      from.reduce((sum, piece) => sum + piece.length, 0),
-    );
+  write(position: number, from: readonly Uint8Array[]): number {
+    const moved = this.#current.write(position, from);
+    this.#cache(position, moved);
+    return moved;
   }
 
   flush(): undefined {

@@ -1,6 +1,7 @@
 // A backend that goes wrong as a test says.
 import { VirtioFault } from "@virtio/core";
 import type { BlockBackend } from "./block-backend.js";
+import { bytesOf, transferZeroes } from "./transfer.js";
 
 /** A request that a backend gets. */
 export interface BackendRequest {
@@ -15,10 +16,17 @@ export interface BackendRequest {
  * - undefined: it is done;
  * - "error": it fails, and nothing was moved;
  * - `{ torn }`: the first `torn` bytes of the data are read or written, then it fails;
+ * - `{ short }`: a read or a write moves the first `short` bytes and says so; anything else fails;
  * - "never": it is not answered, until the device is reset;
  * - a promise: it is done once that resolves, and fails if it rejects. Made from `machine.tasks.callout` it is a delay.
  */
-export type Fate = "error" | "never" | { readonly torn: number } | Promise<void> | undefined;
+export type Fate =
+  | "error"
+  | "never"
+  | { readonly torn: number }
+  | { readonly short: number }
+  | Promise<void>
+  | undefined;
 
 /** Wraps another backend; `fate` is asked at each request. */
 export class FaultBackend implements BlockBackend {
@@ -76,13 +84,13 @@ export class FaultBackend implements BlockBackend {
     return this.#unanswered.size;
   }
 
-  read(position: number, into: readonly Uint8Array[]): Promise<void> | undefined {
+  read(position: number, into: readonly Uint8Array[]): Promise<number> | number {
     return this.#do({ operation: "read", position, length: bytesOf(into) }, (length) =>
       this.#backend.read(position, firstOf(into, length)),
     );
   }
 
-  write(position: number, from: readonly Uint8Array[]): Promise<void> | undefined {
+  write(position: number, from: readonly Uint8Array[]): Promise<number> | number {
     return this.#do({ operation: "write", position, length: bytesOf(from) }, (length) =>
       this.#backend.write(position, firstOf(from, length)),
     );
@@ -101,16 +109,16 @@ export class FaultBackend implements BlockBackend {
   writeZeroes(position: number, length: number, unmap: boolean): Promise<void> | undefined {
     return this.#do({ operation: "writeZeroes", position, length }, (part) =>
       this.#backend.writeZeroes === undefined
-        ? this.#backend.write(position, [new Uint8Array(part)])
+        ? transferZeroes(this.#backend, position, part)
         : this.#backend.writeZeroes(position, part, unmap),
     );
   }
 
   /** @param work - does the first bytes of the request */
-  #do(
+  #do<T, Now extends T>(
     request: BackendRequest,
-    work: (length: number) => Promise<void> | undefined,
-  ): Promise<void> | undefined {
+    work: (length: number) => Promise<T> | Now,
+  ): Promise<T> | Now {
     const fate = this.fate(request);
     const failed = (): Promise<never> =>
       Promise.reject(new VirtioFault("IO", `${request.operation} at ${request.position} failed`));
@@ -122,8 +130,9 @@ export class FaultBackend implements BlockBackend {
         this.#unanswered.add(end);
       });
     if (fate instanceof Promise) return fate.then(() => work(request.length));
-    const part = Math.min(fate.torn, request.length);
-    return Promise.resolve(work(part)).then(failed);
+    const told = "short" in fate && (request.operation === "read" || request.operation === "write");
+    const done = work(Math.min("short" in fate ? fate.short : fate.torn, request.length));
+    return told ? done : Promise.resolve(done).then(failed);
   }
 
   cancel(): void {
@@ -136,9 +145,6 @@ export class FaultBackend implements BlockBackend {
     return this.#backend.close();
   }
 }
-
-const bytesOf = (pieces: readonly Uint8Array[]): number =>
-  pieces.reduce((sum, piece) => sum + piece.length, 0);
 
 /** The first bytes of scattered data. */
 function firstOf(pieces: readonly Uint8Array[], length: number): readonly Uint8Array[] {

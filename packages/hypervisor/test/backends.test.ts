@@ -62,7 +62,7 @@ describe("a fault backend", () => {
   it("does what the other does, until it is told otherwise", async () => {
     const memory = new MemoryBackend(4096, { mayUnmap: true });
     const backend = new FaultBackend(memory);
-    expect(backend.write(0, [filled(1024, 5)])).toBeUndefined();
+    expect(backend.write(0, [filled(1024, 5)])).toBe(1024);
     backend.writeZeroes(0, 512, false);
     backend.discard(1024, 512);
     expect(backend.flush()).toBeUndefined();
@@ -81,7 +81,7 @@ describe("a fault backend", () => {
     const backend = new FaultBackend(new MemoryBackend(4096), FaultBackend.badSectors(2, 2));
     const reads = (sector: number, count: number): unknown =>
       backend.read(sector * SECTOR, [new Uint8Array(count * SECTOR)]);
-    expect([reads(0, 2), reads(4, 4)]).toEqual([undefined, undefined]);
+    expect([reads(0, 2), reads(4, 4)]).toEqual([1024, 2048]);
     for (const [sector, count] of [
       [1, 2],
       [3, 1],
@@ -89,7 +89,7 @@ describe("a fault backend", () => {
     ] as const)
       await expect(reads(sector, count)).rejects.toMatchObject({ code: "IO" });
     backend.fate = FaultBackend.badSectors(2, 2, ["write"]);
-    expect(reads(2, 1)).toBeUndefined();
+    expect(reads(2, 1)).toBe(512);
     await expect(backend.write(1024, [filled(512, 1)])).rejects.toMatchObject({ code: "IO" });
   });
 
@@ -105,6 +105,23 @@ describe("a fault backend", () => {
       ...filled(188, 2),
       ...filled(836, 0),
     ]);
+  });
+
+  it("moves less of what lies in pieces, and says so; what cannot say so fails", async () => {
+    const memory = new MemoryBackend(2048);
+    const backend = new FaultBackend(memory, () => ({ short: 700 }));
+    expect(backend.write(512, [filled(512, 1), filled(512, 2)])).toBe(700);
+    const [first, second] = [filled(512, 9), filled(512, 9)];
+    expect(backend.read(512, [first, second])).toBe(700);
+    expect([...first, ...second]).toEqual([
+      ...filled(512, 1),
+      ...filled(188, 2),
+      ...filled(324, 9),
+    ]);
+    expect(backend.read(512, [first])).toBe(512);
+    await expect(backend.flush()).rejects.toMatchObject({ code: "IO" });
+    await expect(backend.writeZeroes(512, 1024, false)).rejects.toMatchObject({ code: "IO" });
+    expect((await content(memory, 2048)).every((byte) => byte === 0)).toBe(true);
   });
 
   it("waits for a promise before it does anything", async () => {

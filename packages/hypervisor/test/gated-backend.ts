@@ -13,15 +13,15 @@ export class GatedBackend implements BlockBackend {
     this.#disk = new MemoryBackend(size);
   }
 
-  read(position: number, into: readonly Uint8Array[]): Promise<void> {
-    this.#disk.read(position, into);
+  read(position: number, into: readonly Uint8Array[]): Promise<number> {
+    const moved = this.#disk.read(position, into);
     return new Promise((resolve) => {
-      this.#waiting.push(resolve);
+      this.#waiting.push(() => resolve(moved));
     });
   }
 
-  write(position: number, from: readonly Uint8Array[]): undefined {
-    this.#disk.write(position, from);
+  write(position: number, from: readonly Uint8Array[]): number {
+    return this.#disk.write(position, from);
   }
 
   flush(): undefined {}

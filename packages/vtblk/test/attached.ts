@@ -75,11 +75,11 @@ export class HeldBackend implements BlockBackend {
     this.memory = new MemoryBackend(size);
   }
 
-  read(position: number, into: readonly Uint8Array[]): Promise<void> {
+  read(position: number, into: readonly Uint8Array[]): Promise<number> {
     return this.#answer(`read ${position}`, () => this.memory.read(position, into));
   }
 
-  write(position: number, from: readonly Uint8Array[]): Promise<void> {
+  write(position: number, from: readonly Uint8Array[]): Promise<number> {
     return this.#answer(`write ${position}`, () => this.memory.write(position, from));
   }
 
@@ -87,14 +87,14 @@ export class HeldBackend implements BlockBackend {
     return this.#answer("flush", () => {});
   }
 
-  async #answer(what: string, work: () => void): Promise<void> {
+  async #answer<T>(what: string, work: () => T): Promise<T> {
     this.asked.push(what);
     if (this.held)
       await new Promise<void>((resolve) => {
         this.#waiting.push(resolve);
       });
     if (this.failing) throw new Error("bad sector");
-    work();
+    return work();
   }
 
   /** How many answers wait. */

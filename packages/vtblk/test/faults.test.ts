@@ -128,6 +128,43 @@ for (const [what, options] of kinds)
       await expectWorks(seen);
     });
 
+    it("moves all of what the backend moves bit by bit, and fails with EIO where it stops", async () => {
+      const seen = await faulty(options);
+      const { disk, backend, content } = seen;
+      const stops = (n: number): boolean => n % 5 === 2;
+      const slow = (n: number): boolean => n % 5 === 3;
+      let asked = 0;
+      backend.fate = ({ position, length }) => {
+        asked += 1;
+        const n = Math.floor(position / BLOCK);
+        if (stops(n)) return { short: length === BLOCK ? 700 : 0 };
+        return slow(n) ? { short: 1 + (length >>> 1) } : undefined;
+      };
+      const writes = new Load(disk, everywhere(write));
+      await writes.over;
+      expectEnds(writes, stops);
+      for (let n = 0; n < BLOCKS; n++) {
+        const block = content.subarray(n * BLOCK, (n + 1) * BLOCK);
+        expect([n, block.lastIndexOf(NEW)]).toEqual([n, (stops(n) ? 700 : BLOCK) - 1]);
+      }
+      content.forEach((_, i) => {
+        content[i] = i % 251;
+      });
+      const requests = everywhere(read);
+      const reads = new Load(disk, requests);
+      await reads.over;
+      await turns();
+      expectEnds(reads, stops);
+      for (const [n, { data }] of requests.entries())
+        expect([
+          n,
+          data?.every((byte, i) => byte === (stops(n) ? NEW : (n * BLOCK + i) % 251)),
+        ]).toEqual([n, true]);
+      // Of 64 blocks 13 stop, at the second step, and 13 take 11 more: for 2047 bytes, 1023, and so on down to 1.
+      expect(asked).toBe(2 * (BLOCKS + 13 + 11 * 13));
+      await expectWorks(seen);
+    });
+
     it("ends what is delayed when it comes, after what is not, each once", async () => {
       const passing = virtualTime();
       const seen = await faulty(options);
@@ -170,10 +207,10 @@ for (const [what, options] of kinds)
     });
   });
 
-describe("vtblk, on a backend that moves less than it was asked,", () => {
+describe("vtblk, on a device that calls what it cut short a success,", () => {
   for (const [what, options] of kinds.filter(([, { legacy }]) => legacy === undefined))
     it(`fails the short read with EIO, on ${what}`, async () => {
-      // The device says so by used.len, and calls it a success.
+      // It says so by used.len.
       const missing = SECTOR + 1;
       let short = false;
       const seen = await faulty({

@@ -19,6 +19,7 @@ import type { ModelHost } from "../device-model.js";
 import { hasBit } from "../feature-words.js";
 import { checkBlockRequest } from "../rules/block-rules.js";
 import { checkZoneRequest } from "../rules/zone-rules.js";
+import { transfer, transferZeroes } from "../transfer.js";
 import type { BlockCharacteristics, BlockConfiguration } from "./block-config.js";
 import { Zones } from "./zones.js";
 
@@ -84,9 +85,6 @@ export type Outcome = BlockStatus | Promise<void>;
 
 /** SECTOR_SIZE as a shift. */
 const SECTOR_SHIFT = 9;
-
-/** Bytes of zeroes that are written at a time to a backend that has no zeroes of its own. */
-const ZEROES = 1 << 20;
 
 /** What executes the commands of one device. */
 export class BlockCommands {
@@ -255,7 +253,7 @@ export class BlockCommands {
     }
     const into = chain.writablePieces(0, length);
     if (this.#oversize(into)) return BlockStatus.IOERR;
-    return this.#backend.read(position, into) ?? BlockStatus.OK;
+    return transfer(position, into, (at, rest) => this.#backend.read(at, rest)) ?? BlockStatus.OK;
   }
 
   #write(chain: DeviceChain, position: number, length: number): Outcome {
@@ -266,7 +264,8 @@ export class BlockCommands {
     }
     const from = chain.readablePieces(BLOCK_HEADER_SIZE, length);
     if (this.#oversize(from)) return BlockStatus.IOERR;
-    return this.#written(this.#backend.write(position, from)) ?? BlockStatus.OK;
+    const done = transfer(position, from, (at, rest) => this.#backend.write(at, rest));
+    return this.#written(done) ?? BlockStatus.OK;
   }
 
   /** The ranges of a request, a private copy: what is checked is what is done. No more than the device takes. */
@@ -314,7 +313,7 @@ export class BlockCommands {
     // A secure erase leaves zeroes: nothing here keeps what was overwritten.
     const unmap = (flags & BlockRangeFlag.UNMAP) !== 0;
     return backend.writeZeroes === undefined
-      ? writeZeroes(backend, position, length)
+      ? transferZeroes(backend, position, length)
       : backend.writeZeroes(position, length, unmap);
   }
 
@@ -350,11 +349,4 @@ function inTurn(work: readonly (() => Promise<void> | undefined)[]): Promise<voi
     if (pending !== undefined) return pending.then(() => inTurn(work.slice(i + 1)));
   }
   return undefined;
-}
-
-/** Zeroes for a backend that has none of its own. */
-async function writeZeroes(backend: BlockBackend, position: number, length: number): Promise<void> {
-  const zeroes = new Uint8Array(Math.min(length, ZEROES));
-  for (let at = 0; at < length; at += zeroes.length)
-    await backend.write(position + at, [zeroes.subarray(0, length - at)]);
 }

@@ -71,18 +71,12 @@ export class FileBackend implements BlockBackend {
     return new FileBackend(file, size, readOnly);
   }
 
-  async read(position: number, into: readonly Uint8Array[]): Promise<void> {
-    await whole(
-      into,
-      async (pieces, done) => (await this.#file.readv(pieces, position + done)).bytesRead,
-    );
+  async read(position: number, into: readonly Uint8Array[]): Promise<number> {
+    return (await this.#file.readv(into, position)).bytesRead;
   }
 
-  async write(position: number, from: readonly Uint8Array[]): Promise<void> {
-    await whole(
-      from,
-      async (pieces, done) => (await this.#file.writev(pieces, position + done)).bytesWritten,
-    );
+  async write(position: number, from: readonly Uint8Array[]): Promise<number> {
+    return (await this.#file.writev(from, position)).bytesWritten;
   }
 
   flush(): Promise<void> {
@@ -91,26 +85,5 @@ export class FileBackend implements BlockBackend {
 
   async close(): Promise<void> {
     await this.#file.close();
-  }
-}
-
-/** Again and again until every piece is through; each step must move something. */
-async function whole(
-  pieces: readonly Uint8Array[],
-  step: (pieces: readonly Uint8Array[], done: number) => Promise<number>,
-): Promise<void> {
-  const total = pieces.reduce((sum, piece) => sum + piece.length, 0);
-  let done = 0;
-  let left = pieces;
-  while (done < total) {
-    const n = await step(left, done);
-    if (n === 0) throw new VirtioFault("IO", `the image ended ${total - done} bytes early`);
-    done += n;
-    let skip = n;
-    left = left.flatMap((piece) => {
-      const cut = Math.min(skip, piece.length);
-      skip -= cut;
-      return cut === piece.length ? [] : [piece.subarray(cut)];
-    });
   }
 }
