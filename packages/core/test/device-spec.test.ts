@@ -31,7 +31,7 @@ describe("device specifications", () => {
 
   it("say what is wrong, where, and what would be right", () => {
     expect(messageOf(() => parseDeviceSpec("floppy"))).toBe(
-      "INVALID: device 'floppy': no such kind 'floppy' (there is: blk, net)",
+      "INVALID: device 'floppy': no such kind 'floppy' (there is: blk, net, scsi, balloon, console)",
     );
     expect(messageOf(() => parseDeviceSpec("blk,fil=x"))).toMatch(
       /^INVALID: device 'blk,fil=x': unknown key 'fil' \(blk takes: file, size, format, /,
