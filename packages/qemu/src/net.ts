@@ -116,13 +116,13 @@ export function netProperties(spec: QemuNetSpec, device: string): Properties {
 }
 
 /** What is behind a network device: a netdev of QEMU's without its id, or a socket to this process. */
-export type Wire = QemuNetdev | "wire" | "loop";
+type Wire = QemuNetdev | "wire" | "loop";
 
 /**
  * The wire of a network device.
  * @throws VirtioFault INVALID for one that QEMU does not have
  */
-export function wireOf({ backend = "gateway", queues = 1 }: QemuNetSpec, refuse: Refuse): Wire {
+function wireOf({ backend = "gateway", queues = 1 }: QemuNetSpec, refuse: Refuse): Wire {
   if (typeof backend === "object" || backend === "wire" || backend === "loop") return backend;
   if (backend === "gateway") return { type: "user" };
   const [kind = "", name = ""] = [

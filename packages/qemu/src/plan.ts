@@ -13,7 +13,7 @@ import { planScsi } from "./scsi.js";
 export type QemuDeviceSpec = DeviceSpec | QemuNetSpec;
 
 /** A descriptor that QEMU inherits for a device: a file in memory of so many bytes, or a socket to this process. */
-export type Inherited = { readonly size: number } | "socket";
+type Inherited = { readonly size: number } | "socket";
 
 /** One device, ready for the command line. */
 export interface DevicePlan {
