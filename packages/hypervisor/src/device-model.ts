@@ -1,5 +1,5 @@
 // What a device model is to the function that carries it.
-import type { DeviceType, TaskQueue } from "@virtio/core";
+import type { DeviceType, GuestMemory, TaskQueue } from "@virtio/core";
 import type { DeviceChain, DeviceQueue } from "@virtio/ring";
 import type { RegisterSpace } from "./registers.js";
 import type { RuleBook } from "./rules/rule-book.js";
@@ -8,6 +8,8 @@ import type { RuleBook } from "./rules/rule-book.js";
 export interface ModelHost {
   /** The model's lane: work starts here, never inside the driver's call. */
   readonly tasks: TaskQueue;
+  /** What the device may reach. */
+  readonly memory: GuestMemory;
   /** Counts work outside the machine (see Scheduler). */
   outside<T>(work: Promise<T>): Promise<T>;
   /** Words of the feature bits the driver accepted; always the same array, in which they change. */
@@ -37,6 +39,8 @@ export interface DeviceModel {
   readonly prerequisites: readonly (readonly [bit: number, needs: number])[];
   /** Queues of the device. */
   readonly queues: number;
+  /** Whether there is a queue of this number, below `queues`. Absent: all are there. */
+  hasQueue?(index: number): boolean;
   readonly config: RegisterSpace;
   /** Feature bit that gates a configuration offset; undefined: always there. */
   configGate(offset: number): number | undefined;

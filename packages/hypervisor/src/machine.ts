@@ -12,6 +12,7 @@ import {
   type TaskQueue,
   VirtioFault,
 } from "@virtio/core";
+import { balloonKind, type EmbeddedBalloonSpec } from "./balloon-device.js";
 import { blkKind, type EmbeddedBlkSpec } from "./blk-device.js";
 import type { DeviceKind } from "./device-kind.js";
 import type { OpenImage } from "./medium.js";
@@ -26,12 +27,13 @@ import { Scheduler } from "./scheduler.js";
 /** A device as one says which: in the language of specifications, or as an object. */
 export type EmbeddedDevice = string | EmbeddedSpec;
 
-type EmbeddedSpec = DeviceSpec | EmbeddedBlkSpec | EmbeddedNetSpec;
+type EmbeddedSpec = DeviceSpec | EmbeddedBlkSpec | EmbeddedNetSpec | EmbeddedBalloonSpec;
 
 /** The devices that the machine can have. */
 const kinds: Readonly<Partial<Record<EmbeddedSpec["kind"], DeviceKind>>> = {
   blk: blkKind,
   net: netKind,
+  balloon: balloonKind,
 };
 
 function kindOf({ kind }: EmbeddedSpec): DeviceKind {
