@@ -1,0 +1,92 @@
+// A balloon on the embedded machine, watched by the rule book.
+import { SysctlTree, type VirtioNode } from "@virtio/core";
+import {
+  BalloonPort,
+  balloon,
+  type EmbeddedBalloonOptions,
+  type EmbeddedMachine,
+  embedded,
+  RuleBook,
+} from "@virtio/hypervisor";
+import { attach, probe } from "@virtio/pci-transport";
+import { onTestFinished } from "vitest";
+import { type BalloonDevice, type VtballoonOptions, vtballoon } from "../src/index.js";
+
+export const PAGE = 4096;
+
+/** A balloon, both its ends, and what was logged. */
+export interface Bench {
+  readonly balloon: BalloonDevice;
+  readonly port: BalloonPort;
+  readonly machine: EmbeddedMachine;
+  readonly rules: RuleBook;
+  readonly lines: string[];
+  /** `dev.vtballoon.0` is `vtballoon` here. */
+  readonly sysctl: SysctlTree;
+}
+
+export interface BenchOptions extends EmbeddedBalloonOptions {
+  /** Bytes of guest memory; default 16 MiB. */
+  readonly memory?: number;
+  readonly seed?: number;
+  readonly driver?: VtballoonOptions;
+}
+
+/** A machine with one balloon; it is closed when the test is over. */
+export async function machineOf({
+  memory = 16 << 20,
+  seed,
+  port,
+  ...device
+}: Omit<BenchOptions, "driver">): Promise<Omit<Bench, "balloon" | "lines" | "sysctl">> {
+  const rules = new RuleBook();
+  const back = port ?? new BalloonPort();
+  const machine = await embedded({
+    devices: [balloon({ ...device, port: back })],
+    memory,
+    rules,
+    ...(seed === undefined ? {} : { seed }),
+  });
+  onTestFinished(() => machine.close());
+  return { port: back, machine, rules };
+}
+
+/** Attaches vtballoon. With a seed, which is the default, time is virtual. */
+export async function bench({ driver, ...options }: BenchOptions = {}): Promise<Bench> {
+  const parts = await machineOf({ seed: 1, ...options });
+  return { ...parts, ...(await attached(parts.machine, driver)) };
+}
+
+/** The same on a machine that is there. */
+export async function attached(
+  machine: EmbeddedMachine,
+  driver?: VtballoonOptions,
+): Promise<Pick<Bench, "balloon" | "lines" | "sysctl">> {
+  const lines: string[] = [];
+  const sysctl = new SysctlTree();
+  const device = await attach(await nodeOf(machine), vtballoon(driver), {
+    log: (line) => lines.push(line),
+    sysctl: sysctl.node("vtballoon", ""),
+  });
+  return { balloon: device, lines, sysctl };
+}
+
+export async function nodeOf(machine: EmbeddedMachine): Promise<VirtioNode> {
+  const [node] = await probe(machine.buses[0].bus);
+  if (node === undefined) throw new Error("no device");
+  return node;
+}
+
+/** Virtual time passes, and what falls due in it is done. */
+export const pass = (machine: EmbeddedMachine, ms: number): Promise<void> =>
+  new Promise((resolve) => {
+    machine.tasks.callout(ms, resolve);
+  });
+
+/** Turns of the machine until it is so, in no time. */
+export async function until(done: () => boolean): Promise<void> {
+  for (let turn = 0; !done(); turn++) {
+    if (turn === 5000) throw new Error("it never came");
+    await new Promise((resolve) => setImmediate(resolve));
+  }
+}
