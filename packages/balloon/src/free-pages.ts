@@ -60,6 +60,8 @@ export class Hints {
   readonly #region: DmaRegion;
   readonly #word: DataView;
   readonly #segments = new Uint32Array(2);
+  /** What the device asks for: STOP, DONE, or the id of a round. */
+  command: number = STOP;
   /** The id of the last round that was begun; none comes twice. */
   #last: number = STOP;
   /** The round that is under way, and the address up to which it is done. */
@@ -74,8 +76,9 @@ export class Hints {
     this.#word = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   }
 
-  /** Does one thing, if `command`, the device's, asks for any: whether it did. @throws VirtioFault what Requests.run throws */
-  async step(command: number): Promise<boolean> {
+  /** Does one thing, if the device asks for any: whether it did. @throws VirtioFault what Requests.run throws */
+  async step(): Promise<boolean> {
+    const { command } = this;
     const round = this.#round;
     if (round !== null) {
       if (round.id !== command || !(await this.#hint(round))) await this.#end();
@@ -132,6 +135,7 @@ export class Hints {
     this.#giveBack();
     this.#round = null;
     this.#last = STOP;
+    this.command = STOP;
   }
 
   /** After forget(). */
@@ -144,7 +148,7 @@ export class Hints {
 export class Reports {
   readonly #options: FreePagesOptions;
   readonly #segments = new Uint32Array(2 * REPORT_SEGMENTS);
-  #held: MemoryRange[] = [];
+  #held: readonly MemoryRange[] = [];
 
   constructor(options: FreePagesOptions) {
     this.#options = options;
@@ -168,7 +172,9 @@ export class Reports {
   }
 
   #giveBack(reported: boolean): void {
-    for (const range of this.#held.splice(0)) this.#options.memory.give(range, reported);
+    const ranges = this.#held;
+    this.#held = [];
+    for (const range of ranges) this.#options.memory.give(range, reported);
   }
 
   /** The device has nothing any more: what it did not use is not reported. */

@@ -73,6 +73,8 @@ class Vtballoon implements BalloonDevice {
   readonly #arrivals = new Arrivals();
   readonly #unwatch: () => void;
   #desired = 0;
+  /** The configuration changed since it was read. */
+  #changed = true;
   /** No page was to be had: when the next look is due. */
   #retryAt = NOW;
   /** Memory was short: the balloon leaves what is free alone until then. */
@@ -123,6 +125,7 @@ class Vtballoon implements BalloonDevice {
     device.onConfigChange = () => {
       // A look is due now, whatever it waited for (FreeBSD).
       this.#retryAt = NOW;
+      this.#changed = true;
       this.#worker.wake();
     };
     this.#unwatch = memory.watch({
@@ -170,6 +173,7 @@ class Vtballoon implements BalloonDevice {
 
   /** `fresh`: the device was reset, and has no buffer of statistics. */
   #start(fresh: boolean): void {
+    this.#changed = true;
     for (const queue of this.#queues) this.#requests.arm(queue);
     this.#parts.statistics?.start(fresh);
     if (this.#parts.reports !== null) this.#reportAt = this.#now + REPORT_MS;
@@ -197,16 +201,19 @@ class Vtballoon implements BalloonDevice {
 
   // ── the worker (vtballoon_thread) ───────────────────────────────────────────
 
-  /** Looks at what the device wants: the command of hints, if there are any. */
-  async #look(): Promise<number> {
+  /** Looks at what the device wants. */
+  async #look(): Promise<void> {
     const { numPages, freePageHintCmdId } = BalloonConfig;
-    const hints = this.#parts.hints === null ? {} : { freePageHintCmdId };
+    const { hints } = this.#parts;
+    // Only what a notification was sent for counts: QEMU shows STOP while a round goes on.
+    const command = hints !== null && this.#changed;
+    this.#changed = false;
     const config: Record<string, number> = await this.#device.config.readAll<string>({
       numPages,
-      ...hints,
+      ...(command ? { freePageHintCmdId } : {}),
     });
     this.#desired = config["numPages"] ?? 0;
-    return config["freePageHintCmdId"] ?? BalloonHint.STOP;
+    if (command) hints.command = config["freePageHintCmdId"] ?? BalloonHint.STOP;
   }
 
   /** Does one thing: when there may be more to do. */
@@ -214,13 +221,13 @@ class Vtballoon implements BalloonDevice {
     if (this.#trouble !== null) throw this.#trouble;
     const { balloon, hints, reports } = this.#parts;
     this.#arrivals.look();
-    const command = await this.#look();
+    await this.#look();
     if (await this.#resize()) {
       await this.#update();
       return NOW;
     }
     if (!balloon.owes && balloon.current === this.#desired) this.#arrivals.arrived();
-    if (hints !== null && (await hints.step(command))) return this.#done();
+    if (hints !== null && (await hints.step())) return this.#done();
     if (reports !== null && this.#now >= this.#reportAt) {
       if (await reports.step()) return this.#done();
       this.#reportAt = NEVER;

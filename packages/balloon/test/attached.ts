@@ -1,5 +1,5 @@
 // A balloon on the embedded machine, watched by the rule book.
-import { SysctlTree, type VirtioNode } from "@virtio/core";
+import { type DmaMemory, type MemoryRange, SysctlTree, type VirtioNode } from "@virtio/core";
 import {
   BalloonPort,
   balloon,
@@ -26,15 +26,16 @@ export interface Bench {
 }
 
 export interface BenchOptions extends EmbeddedBalloonOptions {
-  /** Bytes of guest memory; default 16 MiB. */
+  /** Bytes of guest memory; default 8 MiB. */
   readonly memory?: number;
-  readonly seed?: number;
+  /** Undefined: time is the host's. */
+  readonly seed?: number | undefined;
   readonly driver?: VtballoonOptions;
 }
 
 /** A machine with one balloon; it is closed when the test is over. */
 export async function machineOf({
-  memory = 16 << 20,
+  memory = 8 << 20,
   seed,
   port,
   ...device
@@ -75,6 +76,19 @@ export async function nodeOf(machine: EmbeddedMachine): Promise<VirtioNode> {
   const [node] = await probe(machine.buses[0].bus);
   if (node === undefined) throw new Error("no device");
   return node;
+}
+
+/** The guest is busy with all memory that is free: every byte is written to. */
+export function scribble(memory: DmaMemory, byte = 0xff): void {
+  const taken: MemoryRange[] = [];
+  for (let most = memory.buffer.byteLength; most >= 16; most /= 2)
+    for (;;) {
+      const range = memory.take({ align: 16, least: most, most });
+      if (range === null) break;
+      new Uint8Array(memory.buffer, range.address - memory.base, range.length).fill(byte);
+      taken.push(range);
+    }
+  for (const range of taken) memory.give(range);
 }
 
 /** Virtual time passes, and what falls due in it is done. */
