@@ -65,7 +65,7 @@ export class Balloon {
     const { inflate, counters } = this.#parts;
     const ranges = this.#take(Math.min(most, PAGES_PER_REQUEST));
     if (ranges.length === 0) return 0;
-    await this.#tell("inflate", inflate, ranges);
+    await this.#tell("an inflate request", inflate, ranges);
     this.#pages.push(ranges);
     const count = pagesOf(ranges);
     counters.inflated += count;
@@ -89,7 +89,7 @@ export class Balloon {
   /** Takes pages back, the oldest first; they are free once the device was told. @throws VirtioFault what Requests.run throws */
   async deflate(most: number): Promise<void> {
     const ranges = this.#pages.shift(Math.min(most, PAGES_PER_REQUEST));
-    await this.#tell("deflate", this.#parts.deflate, ranges);
+    await this.#tell("a deflate request", this.#parts.deflate, ranges);
     this.#free(ranges);
   }
 
@@ -110,7 +110,7 @@ export class Balloon {
 
   async #tell(what: string, queue: Virtqueue, ranges: readonly MemoryRange[]): Promise<void> {
     this.#inFlight = ranges;
-    await this.#parts.requests.run(`an ${what} request`, queue, this.#request(ranges), 1, 0);
+    await this.#parts.requests.run(what, queue, this.#request(ranges), 1, 0);
     this.#inFlight = [];
   }
 

@@ -29,6 +29,9 @@ const REPORT_MS = 2000;
 /** Resets one after the other, no request done between them, before the device counts as dead. */
 const RESETS_MAX = 3;
 
+/** What is read of a device that is not there any more. */
+const NO_ANSWER = 0xffff_ffff;
+
 /** Times of the worker: something is to be done at once, or nothing is. */
 const NOW = 0;
 const NEVER = Number.POSITIVE_INFINITY;
@@ -67,6 +70,8 @@ class Vtballoon implements BalloonDevice {
   readonly #context: DriverContext;
   readonly #features: FeatureSet<Features>;
   readonly #queues: readonly Virtqueue[];
+  /** Those of requests: all but that of statistics. */
+  readonly #served: readonly Virtqueue[];
   readonly #requests: Requests;
   readonly #parts: Parts;
   readonly #worker: Worker;
@@ -113,9 +118,10 @@ class Vtballoon implements BalloonDevice {
       tunables: context.tunables,
       features,
     });
-    const served = [queues.inflate, queues.deflate, queues.freePage, queues.reporting];
-    this.#queues = [...served, queues.stats].filter((queue) => queue !== null);
-    for (const queue of served) if (queue !== null) this.#requests.serve(queue);
+    const { inflate, deflate, stats, freePage, reporting } = queues;
+    this.#served = [inflate, deflate, freePage, reporting].filter((queue) => queue !== null);
+    for (const queue of this.#served) this.#requests.serve(queue);
+    this.#queues = stats === null ? this.#served : [...this.#served, stats];
     for (const queue of this.#queues) queue.onBroken = (fault) => this.#broken(queue, fault);
     this.#worker = new Worker({
       tasks,
@@ -174,7 +180,7 @@ class Vtballoon implements BalloonDevice {
   /** `fresh`: the device was reset, and has no buffer of statistics. */
   #start(fresh: boolean): void {
     this.#changed = true;
-    for (const queue of this.#queues) this.#requests.arm(queue);
+    for (const queue of this.#served) this.#requests.arm(queue);
     this.#parts.statistics?.start(fresh);
     if (this.#parts.reports !== null) this.#reportAt = this.#now + REPORT_MS;
     this.#worker.begin();
@@ -201,17 +207,21 @@ class Vtballoon implements BalloonDevice {
 
   // ── the worker (vtballoon_thread) ───────────────────────────────────────────
 
-  /** Looks at what the device wants. */
+  /** Looks at what the device wants. @throws VirtioFault CLOSED where nothing answers, besides what readAll throws */
   async #look(): Promise<void> {
-    const { numPages, freePageHintCmdId } = BalloonConfig;
+    const { numPages, actual, freePageHintCmdId } = BalloonConfig;
     const { hints } = this.#parts;
     // Only what a notification was sent for counts: QEMU shows STOP while a round goes on.
     const command = hints !== null && this.#changed;
     this.#changed = false;
     const config: Record<string, number> = await this.#device.config.readAll<string>({
       numPages,
+      actual,
       ...(command ? { freePageHintCmdId } : {}),
     });
+    // Nobody wrote that there.
+    if (config["actual"] === NO_ANSWER)
+      throw new VirtioFault("CLOSED", "the device is gone", { device: this.name });
     this.#desired = config["numPages"] ?? 0;
     if (command) hints.command = config["freePageHintCmdId"] ?? BalloonHint.STOP;
   }

@@ -1,5 +1,11 @@
 // A balloon on the embedded machine, watched by the rule book.
-import { type DmaMemory, type MemoryRange, SysctlTree, type VirtioNode } from "@virtio/core";
+import {
+  type DmaMemory,
+  type MemoryRange,
+  SysctlTree,
+  type VirtioDevice,
+  type VirtioNode,
+} from "@virtio/core";
 import {
   BalloonPort,
   balloon,
@@ -31,6 +37,8 @@ export interface BenchOptions extends EmbeddedBalloonOptions {
   /** Undefined: time is the host's. */
   readonly seed?: number | undefined;
   readonly driver?: VtballoonOptions;
+  /** Sees the device before the driver does. */
+  readonly before?: (device: VirtioDevice) => void;
 }
 
 /** A machine with one balloon; it is closed when the test is over. */
@@ -39,7 +47,7 @@ export async function machineOf({
   seed,
   port,
   ...device
-}: Omit<BenchOptions, "driver">): Promise<Omit<Bench, "balloon" | "lines" | "sysctl">> {
+}: Omit<BenchOptions, "driver" | "before">): Promise<Omit<Bench, "balloon" | "lines" | "sysctl">> {
   const rules = new RuleBook();
   const back = port ?? new BalloonPort();
   const machine = await embedded({
@@ -53,19 +61,28 @@ export async function machineOf({
 }
 
 /** Attaches vtballoon. With a seed, which is the default, time is virtual. */
-export async function bench({ driver, ...options }: BenchOptions = {}): Promise<Bench> {
+export async function bench({ driver, before, ...options }: BenchOptions = {}): Promise<Bench> {
   const parts = await machineOf({ seed: 1, ...options });
-  return { ...parts, ...(await attached(parts.machine, driver)) };
+  return { ...parts, ...(await attached(parts.machine, driver, before)) };
 }
 
 /** The same on a machine that is there. */
 export async function attached(
   machine: EmbeddedMachine,
-  driver?: VtballoonOptions,
+  options?: VtballoonOptions,
+  before: (device: VirtioDevice) => void = () => {},
 ): Promise<Pick<Bench, "balloon" | "lines" | "sysctl">> {
   const lines: string[] = [];
   const sysctl = new SysctlTree();
-  const device = await attach(await nodeOf(machine), vtballoon(driver), {
+  const driver = vtballoon(options);
+  const watched: typeof driver = {
+    ...driver,
+    attach: (device, context) => {
+      before(device);
+      return driver.attach(device, context);
+    },
+  };
+  const device = await attach(await nodeOf(machine), watched, {
     log: (line) => lines.push(line),
     sysctl: sysctl.node("vtballoon", ""),
   });

@@ -52,6 +52,8 @@ export interface DeviceModel {
   connect(host: ModelHost): void;
   /** The driver rang this queue's doorbell, or the device just started; called in the model's lane. */
   notified(queue: number): void;
+  /** The driver suspends the device: chains that are kept without being worked on are put back (virtio 1.4 §3.4.2). Absent: there are none. */
+  suspending?(): void;
   /**
    * The driver wants a reset, of the device or of one queue. Chains taken before are not given back, and guest memory is not
    * written any more once the reset is done: null when it is already, else when it is. The driver sees the reset go on until then.

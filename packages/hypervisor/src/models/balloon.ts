@@ -138,6 +138,7 @@ export class BalloonModel implements DeviceModel {
     if (host.rules !== null)
       this.#rules = new BalloonRules(host.rules, {
         name: this.name,
+        tasks: host.tasks,
         offered: this.features,
         accepted: host.features,
         pages: this.#balloon,
@@ -270,9 +271,9 @@ export class BalloonModel implements DeviceModel {
 
   #askStatistics(host: ModelHost): boolean {
     const held = this.#statistics;
-    this.#rules?.statisticsAsked(held !== null, this.#hadStatistics);
     if (held === null) return false;
     this.#statistics = null;
+    this.#rules?.statisticsAsked();
     host.tasks.enqueue(() => {
       // It may have been reset.
       if (!held.chain.held || host.queue(held.queue.index) !== held.queue) return;
@@ -329,6 +330,12 @@ export class BalloonModel implements DeviceModel {
         length,
         poison === null ? (this.#pages?.isDropped(bytes) ?? true) : isFilled(bytes, poison),
       );
+  }
+
+  /** There is nothing to be done with the buffer of statistics until somebody asks. */
+  suspending(): void {
+    this.#statistics?.queue.put(this.#statistics.chain, 0);
+    this.#statistics = null;
   }
 
   // ── reset ───────────────────────────────────────────────────────────────────

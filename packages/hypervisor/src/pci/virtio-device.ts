@@ -210,6 +210,7 @@ export class VirtioDevice {
     if ((value & DeviceStatus.SUSPEND) !== 0 && running && this.has(ReservedFeature.SUSPEND)) {
       this.#suspending = true;
       for (const { rules } of this.queues) rules?.suspending();
+      this.model.suspending?.();
       this.#later(() => this.#suspend());
     }
   }

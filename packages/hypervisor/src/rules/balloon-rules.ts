@@ -1,5 +1,5 @@
 // Rules that a balloon sees: virtio 1.4 §5.5.3.1, §5.5.6, and the legacy sections there.
-import { ReservedFeature } from "@virtio/core";
+import { type Callout, ReservedFeature, type TaskQueue } from "@virtio/core";
 import {
   BALLOON_HINT_FIRST,
   BALLOON_HINT_SIZE,
@@ -15,6 +15,7 @@ import type { RuleBook } from "./rule-book.js";
 /** What the rules need to know of a balloon. */
 export interface ObservedBalloon {
   readonly name: string;
+  readonly tasks: TaskQueue;
   /** Words of what the device offers, and of what the driver accepted so far. */
   readonly offered: ArrayLike<number>;
   readonly accepted: ArrayLike<number>;
@@ -30,6 +31,9 @@ const [NUM_PAGES_AT] = BalloonConfig.numPages;
 const [ACTUAL_AT] = BalloonConfig.actual;
 const [HINT_AT] = BalloonConfig.freePageHintCmdId;
 const [POISON_AT] = BalloonConfig.poisonVal;
+
+/** How long a driver may take to make a buffer of statistics available. */
+const STATISTICS_MS = 5000;
 
 const hex = (value: number): string => `0x${(value >>> 0).toString(16)}`;
 
@@ -56,6 +60,9 @@ export class BalloonRules {
   /** The round that the driver is in, and whether it came to an end. */
   #round: number | null = null;
   #roundEnded = true;
+  /** Runs out when a buffer of statistics is overdue. */
+  #overdue: Callout | null = null;
+  #expected: "BALLOON-STATS-2" | "BALLOON-STATS-3" | null = null;
   /** Tags of the first buffer of statistics. */
   #tags: string | null = null;
 
@@ -93,6 +100,7 @@ export class BalloonRules {
         this.#poisonWritten,
         () => "PAGE_POISON was accepted, and the device runs without a poison_val",
       );
+    if (this.#has(BalloonFeature.STATS_VQ)) this.#expectStatistics("BALLOON-STATS-2");
   }
 
   /** Before the device forgets. `idle`: it holds no request. */
@@ -113,6 +121,7 @@ export class BalloonRules {
     this.#round = null;
     this.#roundEnded = true;
     this.#tags = null;
+    this.#overdue?.stop();
   }
 
   // ── configuration ───────────────────────────────────────────────────────────
@@ -206,17 +215,24 @@ export class BalloonRules {
 
   // ── statistics ──────────────────────────────────────────────────────────────
 
-  /** The owner asks. `there`: the device has a buffer; `had`: it ever had one. */
-  statisticsAsked(there: boolean, had: boolean): void {
-    this.#check(
-      had ? "BALLOON-STATS-3" : "BALLOON-STATS-2",
-      there,
-      () => `no buffer of statistics${had ? " since the last was used" : ""}`,
-    );
+  /** The buffer of statistics is used. */
+  statisticsAsked(): void {
+    this.#expectStatistics("BALLOON-STATS-3");
+  }
+
+  #expectStatistics(clause: "BALLOON-STATS-2" | "BALLOON-STATS-3"): void {
+    this.#expected = clause;
+    this.#overdue = this.#balloon.tasks.callout(STATISTICS_MS, () => {
+      this.#expected = null;
+      this.#check(clause, false, () => `no buffer of statistics after ${STATISTICS_MS} ms`);
+    });
   }
 
   /** A buffer came. `held`: the device has another. */
   statistics(bytes: Uint8Array, held: boolean): void {
+    this.#overdue?.stop();
+    if (this.#expected !== null) this.#check(this.#expected, true, () => "");
+    this.#expected = null;
     this.#check("BALLOON-STATS-1", !held, () => "a second buffer of statistics");
     this.#check(
       "BALLOON-STATS-5",
