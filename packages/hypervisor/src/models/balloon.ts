@@ -1,6 +1,7 @@
 // The memory balloon (virtio 1.4 §5.5), written from the device clauses. A page in the balloon has no content: it reads as zeroes.
 import { DeviceType, featureSet, ReservedFeature } from "@virtio/core";
 import {
+  BALLOON_HINT_FIRST,
   BALLOON_HINT_SIZE,
   BALLOON_STATISTIC_SIZE,
   BalloonFeature,
@@ -85,8 +86,8 @@ export class BalloonModel implements DeviceModel {
   /** The buffer of statistics, and whether there ever was one. */
   #statistics: { readonly queue: DeviceQueue; readonly chain: DeviceChain } | null = null;
   #hadStatistics = false;
-  /** The driver hints under the current id. */
-  #hinting = false;
+  /** The command id that the driver said last: what it hints is of that round. */
+  #round: number = BalloonHint.STOP;
   #host: ModelHost | null = null;
   #pages: BalloonPages | null = null;
   #rules: BalloonRules | null = null;
@@ -292,13 +293,13 @@ export class BalloonModel implements DeviceModel {
       chain.read(0, new Uint8Array(word.buffer));
       const id = word.getUint32(0, true);
       this.#rules?.hintCommand(id, chain.readableLength, port.lastHint);
-      this.#hinting = id === port.hintCommand && id > BalloonHint.DONE;
+      this.#round = id;
       if (id === BalloonHint.STOP) port.hintsEnded = true;
     }
     if (chain.writableLength === 0) return;
     this.#rules?.hinting();
-    // Under another id they mean nothing, and after DONE they are the guest's (§5.5.6.5.2).
-    if (!this.#hinting || port.hintCommand !== port.lastHint) return;
+    // Under another id than the current they mean nothing, and after DONE they are the guest's (§5.5.6.5.2).
+    if (this.#round < BALLOON_HINT_FIRST || this.#round !== port.hintCommand) return;
     for (const { address, length, bytes } of this.#pages?.ranges(chain) ?? []) {
       port.hinted.push({ address, length });
       if (this.#scribble !== undefined) bytes.fill(this.#scribble);
@@ -351,7 +352,7 @@ export class BalloonModel implements DeviceModel {
     this.#kept = [];
     this.#statistics = null;
     this.#hadStatistics = false;
-    this.#hinting = false;
+    this.#round = BalloonHint.STOP;
     this.#balloon.clear();
     this.#pending.clear();
     port.pages = 0;
