@@ -12,11 +12,16 @@ import type { Features, Settled } from "./features.js";
 /** Most ranges of free pages that one report names. */
 export const REPORT_SEGMENTS = 32;
 
-/** Queues that a feature brings with it, in the order of their numbers; their names, and their longest chains. */
+const reporting: Partial<QueueSpec> = { maxSegments: REPORT_SEGMENTS };
+
+/**
+ * Queues that a feature brings with it, in the order of their numbers; their names, and what they have of their own. Hints do not
+ * interrupt: Linux's do not, and those of QEMU, which come from a thread of their own, get lost.
+ */
 const optional = [
-  [BalloonQueue.STATS, BalloonFeature.STATS_VQ, "stats", 1],
-  [BalloonQueue.FREE_PAGE, BalloonFeature.FREE_PAGE_HINT, "free page", 1],
-  [BalloonQueue.REPORTING, BalloonFeature.PAGE_REPORTING, "reporting", REPORT_SEGMENTS],
+  [BalloonQueue.STATS, BalloonFeature.STATS_VQ, "stats", {}],
+  [BalloonQueue.FREE_PAGE, BalloonFeature.FREE_PAGE_HINT, "free page", { interrupt: false }],
+  [BalloonQueue.REPORTING, BalloonFeature.PAGE_REPORTING, "reporting", reporting],
 ] as const;
 
 /** The queues of one balloon. */
@@ -40,16 +45,14 @@ export async function allocateQueues(
   { features, offered }: Settled,
   name: string,
 ): Promise<BalloonQueues> {
-  const spec = (index: number, what: string, maxSegments = 1): QueueSpec => ({
-    name: `${name} ${what}`,
-    maxSegments,
-    interrupt: true,
-    index,
+  const spec = (index: number, what: string, own: Partial<QueueSpec> = {}): QueueSpec => ({
+    ...{ name: `${name} ${what}`, maxSegments: 1, interrupt: true, index },
+    ...own,
   });
   const specs = (numbers: ReadonlyMap<BalloonQueue, number>): QueueSpec[] => [
     spec(BalloonQueue.INFLATE, "inflate"),
     spec(BalloonQueue.DEFLATE, "deflate"),
-    ...wanted.map(([queue, , what, segments]) => spec(numbers.get(queue) ?? queue, what, segments)),
+    ...wanted.map(([queue, , what, own]) => spec(numbers.get(queue) ?? queue, what, own)),
   ];
   const wanted = optional.filter(([, bit]) => features.has(bit));
   let queues: readonly Virtqueue[];

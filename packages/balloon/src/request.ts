@@ -1,6 +1,10 @@
 // A request, and the wait for its end: one at a time, each with a bound.
 import { type TaskQueue, VirtioFault, type Virtqueue } from "@virtio/core";
 
+/** Milliseconds between two looks at a queue that does not interrupt: twice as many each time, up to the last. */
+const LOOK_MS = 1;
+const LOOK_MS_MAX = 100;
+
 /** How requests are made. */
 export interface RequestsOptions {
   /** `vtballoon0` */
@@ -12,6 +16,8 @@ export interface RequestsOptions {
 /** The only request that a device has, on whichever queue. */
 export class Requests {
   readonly #options: RequestsOptions;
+  /** Queues that interrupt. */
+  readonly #served = new Set<Virtqueue>();
   /** The request that the device has. */
   #pending: {
     readonly queue: Virtqueue;
@@ -24,14 +30,16 @@ export class Requests {
     this.#options = options;
   }
 
-  /** Makes a queue one of those that requests go to. */
+  /** Makes a queue one of those that requests go to; the others are looked at while they have one. */
   serve(queue: Virtqueue): void {
+    this.#served.add(queue);
     queue.onUsed = () => this.#used(queue);
   }
 
-  /** Used buffers of a queue interrupt. */
-  arm(queue: Virtqueue): void {
-    if (queue.enableInterrupt()) this.#options.tasks.enqueue(() => this.#used(queue));
+  /** After DRIVER_OK: used buffers interrupt. */
+  arm(): void {
+    for (const queue of this.#served)
+      if (queue.enableInterrupt()) this.#options.tasks.enqueue(() => this.#used(queue));
   }
 
   /**
@@ -66,6 +74,7 @@ export class Requests {
       };
       this.#pending = { queue, over };
       queue.notify();
+      if (!this.#served.has(queue)) this.#lookSoon(queue, LOOK_MS);
     });
     if (fault !== null) throw fault;
   }
@@ -75,7 +84,14 @@ export class Requests {
     if (this.#fault !== null) return;
     do {
       while (queue.dequeue() >= 0) if (this.#pending?.queue === queue) this.#pending.over(null);
-    } while (queue.enableInterrupt());
+    } while (this.#served.has(queue) && queue.enableInterrupt());
+  }
+
+  #lookSoon(queue: Virtqueue, delay: number): void {
+    this.#options.tasks.callout(delay, () => {
+      this.#used(queue);
+      if (this.#pending?.queue === queue) this.#lookSoon(queue, Math.min(2 * delay, LOOK_MS_MAX));
+    });
   }
 
   /** The device failed: whoever waits is told, and whoever comes before restart(). */

@@ -70,8 +70,6 @@ class Vtballoon implements BalloonDevice {
   readonly #context: DriverContext;
   readonly #features: FeatureSet<Features>;
   readonly #queues: readonly Virtqueue[];
-  /** Those of requests: all but that of statistics. */
-  readonly #served: readonly Virtqueue[];
   readonly #requests: Requests;
   readonly #parts: Parts;
   readonly #worker: Worker;
@@ -119,9 +117,9 @@ class Vtballoon implements BalloonDevice {
       features,
     });
     const { inflate, deflate, stats, freePage, reporting } = queues;
-    this.#served = [inflate, deflate, freePage, reporting].filter((queue) => queue !== null);
-    for (const queue of this.#served) this.#requests.serve(queue);
-    this.#queues = stats === null ? this.#served : [...this.#served, stats];
+    const served = [inflate, deflate, reporting].filter((queue) => queue !== null);
+    for (const queue of served) this.#requests.serve(queue);
+    this.#queues = [...served, stats, freePage].filter((queue) => queue !== null);
     for (const queue of this.#queues) queue.onBroken = (fault) => this.#broken(queue, fault);
     this.#worker = new Worker({
       tasks,
@@ -180,7 +178,7 @@ class Vtballoon implements BalloonDevice {
   /** `fresh`: the device was reset, and has no buffer of statistics. */
   #start(fresh: boolean): void {
     this.#changed = true;
-    for (const queue of this.#served) this.#requests.arm(queue);
+    this.#requests.arm();
     this.#parts.statistics?.start(fresh);
     if (this.#parts.reports !== null) this.#reportAt = this.#now + REPORT_MS;
     this.#worker.begin();

@@ -16,7 +16,7 @@ const kinds = [
 
 for (const [what, options] of kinds)
   describe(`vtballoon, on ${what},`, () => {
-    it("brings the balloon to the size that the device asks for, and back [BALLOON-OP-1] [BALLOON-OP-6] [BALLOON-OP-9] [BALLOON-OP-10] [BALLOON-OP-11]", async () => {
+    it("brings the balloon to the size that the device asks for, and back [BALLOON-OP-6] [BALLOON-OP-9] [BALLOON-OP-10] [BALLOON-OP-11]", async () => {
       const { balloon, port, machine, rules, sysctl } = await bench(options);
       const before = machine.memory.available;
       const sizes: number[] = [];
@@ -47,6 +47,28 @@ for (const [what, options] of kinds)
         expect([clause, rules.kept(`BALLOON-${clause}`)]).not.toEqual([clause, 0]);
     });
   });
+
+describe("vtballoon, on a legacy device,", () => {
+  it("writes the size in one access of 4 bytes, in little-endian order [BALLOON-CFG-LEGACY-1] [BALLOON-OP-LEGACY-2]", async () => {
+    const { balloon, port, rules } = await bench({ legacy: "on" });
+    port.target = 300;
+    await balloon.reached();
+    expect([balloon.desired, port.actual]).toEqual([300, 300]);
+    expect(rules.violations).toEqual([]);
+    for (const clause of ["CFG-LEGACY-1", "OP-LEGACY-2"])
+      expect([clause, rules.kept(`BALLOON-${clause}`)]).not.toEqual([clause, 0]);
+  });
+
+  it("accepts MUST_TELL_HOST where it is offered [BALLOON-FEAT-1]", async () => {
+    for (const legacy of ["off", "on"] as const) {
+      const { balloon, port, rules } = await bench({ legacy });
+      port.target = 1;
+      await balloon.reached();
+      expect(rules.violations).toEqual([]);
+      expect(rules.kept("BALLOON-FEAT-1")).toBe(1);
+    }
+  });
+});
 
 /** Guest memory that is in the balloon reads as zeroes: which pages. */
 const held = (memory: { buffer: ArrayBufferLike; base: number }): number[] => {
