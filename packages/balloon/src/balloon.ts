@@ -86,9 +86,10 @@ export class Balloon {
     return ranges;
   }
 
-  /** Takes pages back, the oldest first; they are free once the device was told. @throws VirtioFault what Requests.run throws */
+  /** Takes pages back, if there are any, the oldest first; they are free once the device was told. @throws VirtioFault what Requests.run throws */
   async deflate(most: number): Promise<void> {
     const ranges = this.#pages.shift(Math.min(most, PAGES_PER_REQUEST));
+    if (ranges.length === 0) return;
     await this.#tell("a deflate request", this.#parts.deflate, ranges);
     this.#free(ranges);
   }

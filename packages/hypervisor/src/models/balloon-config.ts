@@ -22,7 +22,7 @@ const [HINT_AT] = BalloonConfig.freePageHintCmdId;
 const [POISON_AT] = BalloonConfig.poisonVal;
 
 /** Queues that need a feature, in the order of their numbers. */
-export const gatedQueues: readonly (readonly [queue: BalloonQueue, feature: BalloonFeature])[] = [
+const gatedQueues: readonly (readonly [queue: BalloonQueue, feature: BalloonFeature])[] = [
   [BalloonQueue.STATS, BalloonFeature.STATS_VQ],
   [BalloonQueue.FREE_PAGE, BalloonFeature.FREE_PAGE_HINT],
   [BalloonQueue.REPORTING, BalloonFeature.PAGE_REPORTING],
