@@ -42,7 +42,7 @@ export interface BenchOptions extends EmbeddedBalloonOptions {
 }
 
 /** A machine with one balloon; it is closed when the test is over. */
-export async function machineOf({
+async function machineOf({
   memory = 8 << 20,
   seed,
   port,
@@ -67,7 +67,7 @@ export async function bench({ driver, before, ...options }: BenchOptions = {}): 
 }
 
 /** The same on a machine that is there. */
-export async function attached(
+async function attached(
   machine: EmbeddedMachine,
   options?: VtballoonOptions,
   before: (device: VirtioDevice) => void = () => {},
@@ -89,7 +89,7 @@ export async function attached(
   return { balloon: device, lines, sysctl };
 }
 
-export async function nodeOf(machine: EmbeddedMachine): Promise<VirtioNode> {
+async function nodeOf(machine: EmbeddedMachine): Promise<VirtioNode> {
   const [node] = await probe(machine.buses[0].bus);
   if (node === undefined) throw new Error("no device");
   return node;
