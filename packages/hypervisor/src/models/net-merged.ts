@@ -12,8 +12,8 @@ import {
 
 /** Most bytes of an IP packet. */
 export const IP_MAX = 0xffff;
-/** An Ethernet header and a VLAN tag before it. */
-const FRAME_ROOM = IP_MAX + 32;
+/** An Ethernet header and a VLAN tag before it, and an IPv6 header, which its own length does not count. */
+const FRAME_ROOM = IP_MAX + 14 + 4 + IPV6_HEADER_SIZE;
 
 /** One frame made of segments of TCP, of whole datagrams of UDP, or of the fragments of one. */
 export interface Merged {

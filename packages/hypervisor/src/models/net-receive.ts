@@ -15,7 +15,6 @@ import {
   pseudoSum4,
   pseudoSum6,
   put16,
-  sum,
   VLAN_TAG_SIZE,
 } from "@virtio/packets";
 import type { DeviceChain, DeviceQueue } from "@virtio/ring";
@@ -30,7 +29,8 @@ import type { NetLies } from "./net-lies.js";
 import { NetLro } from "./net-lro.js";
 import type { Merged } from "./net-merged.js";
 import type { NetCounters } from "./net-port.js";
-import { TCP_CHECKSUM, UDP_CHECKSUM } from "./net-segments.js";
+import { NetReassembler } from "./net-reassembly.js";
+import { isChecksumRight, TCP_CHECKSUM, UDP_CHECKSUM } from "./net-segments.js";
 import type { NetSteering } from "./net-steering.js";
 
 /** What both halves of a network device work with. */
@@ -58,6 +58,16 @@ interface ReceiveQueue {
   frames: number;
 }
 
+/** What became of a frame for the driver. */
+enum Placed {
+  /** It is in the driver's buffers, or nobody is to get it. */
+  YES = 0,
+  /** There are not enough buffers now. */
+  NOT_NOW = 1,
+  /** The driver's buffers do not hold it. */
+  NEVER = 2,
+}
+
 /** The last word of a header: num_buffers is 1. */
 const ONE_BUFFER = 0x1_0000;
 
@@ -67,6 +77,7 @@ export class NetReceiver {
   readonly #headers = new Headers();
   readonly #queues: readonly ReceiveQueue[];
   readonly #lro: NetLro;
+  readonly #reassembler: NetReassembler;
   readonly #header = new Uint8Array(NET_HEADER_HASH_SIZE);
   readonly #lies: boolean;
   /** The header holds more than flags and the number of buffers. */
@@ -98,6 +109,13 @@ export class NetReceiver {
     }));
     this.#lies = Object.keys(parts.lies).length > 0;
     this.#lro = new NetLro((merged) => this.#pushMerged(merged));
+    this.#reassembler = new NetReassembler({
+      whole: (datagram) => this.#pushDatagram(datagram),
+      fragment: ({ pair, hash, hashReport }, bytes, offset, length) => {
+        this.#describe(0, hash, hashReport);
+        return this.#push(pair, bytes, offset, length);
+      },
+    });
     this.#changed = new Uint8Array(parts.partialChecksums ? parts.backend.maxFrame : 0);
   }
 
@@ -115,8 +133,9 @@ export class NetReceiver {
 
   /** Switches what is done to received frames: words of bits of NetFeature. */
   setOffloads(offloads: readonly number[]): void {
-    this.#lro.flush();
+    this.#flushHeld();
     this.#lro.setOffloads(offloads);
+    this.#reassembler.setOffloads(offloads);
     this.#sums = hasBit(offloads, NetFeature.GUEST_CSUM);
   }
 
@@ -145,6 +164,13 @@ export class NetReceiver {
       return true;
     }
     if ((this.#queues[pair] as ReceiveQueue).starved) return this.#refuse();
+    if (this.#reassembler.on) {
+      const { hash } = steering;
+      const taken = this.#reassembler.offer(headers, bytes, offset, length, pair, hash);
+      if (taken === null) return this.#refuse();
+      this.#schedule();
+      if (taken) return true;
+    }
     const valid = this.#sums && whole && isValid(headers, bytes, offset);
     if (this.#lro.on) {
       const taken = this.#lro.offer(headers, bytes, offset, pair, valid, steering.hash);
@@ -215,27 +241,45 @@ export class NetReceiver {
     this.#putLe16(NetHeader.CSUM_OFFSET, at);
   }
 
+  /** The same for a frame made of several. */
+  #describeMerged({ l4, payload, gsoType, size, csumOffset, hash, hashReport }: Merged): void {
+    this.#describe(NetHeaderFlag.NEEDS_CSUM, hash, hashReport);
+    this.#described = true;
+    this.#header[NetHeader.GSO_TYPE] = gsoType;
+    this.#putLe16(NetHeader.HDR_LEN, payload);
+    this.#putLe16(NetHeader.GSO_SIZE, size);
+    this.#putLe16(NetHeader.CSUM_START, l4);
+    this.#putLe16(NetHeader.CSUM_OFFSET, csumOffset);
+  }
+
   #pushMerged(merged: Merged): boolean {
-    const { segments, l4, payload, gsoType, size, csumOffset, hash, hashReport } = merged;
-    this.#describe(NetHeaderFlag.DATA_VALID, hash, hashReport);
-    if (segments > 1) {
-      this.#described = true;
-      this.#header[NetHeader.FLAGS] = NetHeaderFlag.NEEDS_CSUM;
-      this.#header[NetHeader.GSO_TYPE] = gsoType;
-      this.#putLe16(NetHeader.HDR_LEN, payload);
-      this.#putLe16(NetHeader.GSO_SIZE, size);
-      this.#putLe16(NetHeader.CSUM_START, l4);
-      this.#putLe16(NetHeader.CSUM_OFFSET, csumOffset);
-    }
+    const { segments, hash, hashReport } = merged;
+    if (segments > 1) this.#describeMerged(merged);
+    else this.#describe(NetHeaderFlag.DATA_VALID, hash, hashReport);
     if (!this.#push(merged.pair, merged.bytes, 0, merged.length)) return this.#refuse();
     if (segments > 1) this.#parts.counters.coalesced += segments;
     return true;
   }
 
+  /** False: the driver is to get its fragments. */
+  #pushDatagram(datagram: Merged): boolean {
+    const { pair, bytes, length, segments } = datagram;
+    this.#describeMerged(datagram);
+    if (this.#place(pair, bytes, 0, length) !== Placed.YES) return false;
+    this.#parts.counters.coalesced += segments;
+    return true;
+  }
+
   // ── buffers ─────────────────────────────────────────────────────────────────
 
-  /** Puts a frame and its header into the driver's buffers; false: there are not enough. */
+  /** Puts a frame and its header into the driver's buffers, or drops it if they are too small; false: there are not enough. */
   #push(pair: number, bytes: Uint8Array, offset: number, length: number): boolean {
+    const placed = this.#place(pair, bytes, offset, length);
+    if (placed === Placed.NEVER) this.#parts.counters.oversized += 1;
+    return placed !== Placed.NOT_NOW;
+  }
+
+  #place(pair: number, bytes: Uint8Array, offset: number, length: number): Placed {
     const { host, counters } = this.#parts;
     const state = this.#queues[pair] as ReceiveQueue;
     if (state.queue === null) {
@@ -246,18 +290,17 @@ export class NetReceiver {
     const { queue } = state;
     if (queue === null) {
       counters.undelivered += 1;
-      return true;
+      return Placed.YES;
     }
     const size = this.#headerSize;
     this.#parts.rules?.receiveQueue(pair);
     const chain = this.#take(queue, state);
-    if (chain === null) return false;
+    if (chain === null) return Placed.NOT_NOW;
     if (chain.writableLength < size + length) {
-      if (this.#mergeable) return this.#pushMany(queue, state, chain, bytes, offset, length);
+      if (this.#mergeable) return this.#placeMany(queue, state, chain, bytes, offset, length);
       // The buffer stays for a frame that fits.
       queue.untake(chain);
-      counters.oversized += 1;
-      return true;
+      return Placed.NEVER;
     }
     // Nearly every header says flags and one buffer, and nothing else.
     const plain = !this.#described && !this.#lies && size === NET_HEADER_SIZE;
@@ -268,18 +311,18 @@ export class NetReceiver {
     chain.write(size, bytes, offset, offset + length);
     this.#put(queue, chain, size + length);
     this.#delivered(state);
-    return true;
+    return Placed.YES;
   }
 
   /** A frame in several buffers, each but the last filled whole (§5.1.9.4.1). */
-  #pushMany(
+  #placeMany(
     queue: DeviceQueue,
     state: ReceiveQueue,
     first: DeviceChain,
     bytes: Uint8Array,
     offset: number,
     length: number,
-  ): boolean {
+  ): Placed {
     const chains = this.#chains;
     const size = this.#headerSize;
     const needed = size + length;
@@ -295,9 +338,7 @@ export class NetReceiver {
     if (room < needed) {
       for (let last = chains.pop(); last !== undefined; last = chains.pop()) queue.untake(last);
       // All of the queue's buffers together are too few: no wait helps.
-      if (chain === null) return false;
-      this.#parts.counters.oversized += 1;
-      return true;
+      return chain === null ? Placed.NOT_NOW : Placed.NEVER;
     }
     this.#finishHeader(chains.length);
     let at = 0;
@@ -311,7 +352,7 @@ export class NetReceiver {
       at += n;
     }
     this.#delivered(state);
-    return true;
+    return Placed.YES;
   }
 
   /** The next buffer; null: there is none, and a doorbell will tell of one. */
@@ -364,7 +405,7 @@ export class NetReceiver {
 
   #flush(): void {
     this.#flushing = false;
-    this.#lro.flush();
+    this.#flushHeld();
     for (let pair = 0; pair < this.#queues.length; pair++) {
       const state = this.#queues[pair] as ReceiveQueue;
       state.queue = null;
@@ -374,13 +415,19 @@ export class NetReceiver {
     }
   }
 
+  /** What was kept for more of its kind goes to the driver as it is. */
+  #flushHeld(): void {
+    this.#lro.flush();
+    this.#reassembler.flush();
+  }
+
   /** The driver rang this pair's doorbell: there may be buffers. */
   notified(pair: number): void {
     const state = this.#queues[pair] as ReceiveQueue;
     state.starved = false;
     // While there are buffers no doorbell is needed.
     this.#parts.host.queue(2 * pair)?.disableNotify();
-    this.#lro.flush();
+    this.#flushHeld();
     this.#schedule();
     this.room();
   }
@@ -396,6 +443,7 @@ export class NetReceiver {
   reset(pair?: number): void {
     if (pair === undefined) this.#running = false;
     this.#lro.reset(pair);
+    this.#reassembler.reset(pair);
     for (const [index, state] of this.#queues.entries())
       if (pair === undefined || pair === index)
         Object.assign(state, { queue: null, starved: false, frames: 0 });
@@ -406,9 +454,5 @@ export class NetReceiver {
 function isValid(headers: Headers, bytes: Uint8Array, offset: number): boolean {
   const { ip, l3, l4, protocol, end, l4HeaderLength } = headers;
   if (l4 < 0 || l4HeaderLength === 0) return false;
-  const at = offset + l4;
-  if (protocol === IpProtocol.UDP && get16(bytes, at + UDP_CHECKSUM) === 0) return false;
-  const pseudo = ip === 4 ? pseudoSum4 : pseudoSum6;
-  const start = pseudo(bytes, offset + l3, protocol, end - l4);
-  return sum(bytes, at, offset + end, start) === 0xffff;
+  return isChecksumRight(bytes, ip, protocol, offset + l3, offset + l4, offset + end);
 }
