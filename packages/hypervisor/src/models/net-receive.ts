@@ -15,6 +15,7 @@ import {
   pseudoSum4,
   pseudoSum6,
   put16,
+  sum,
   VLAN_TAG_SIZE,
 } from "@virtio/packets";
 import type { DeviceChain, DeviceQueue } from "@virtio/ring";
@@ -450,9 +451,10 @@ export class NetReceiver {
   }
 }
 
-/** Whether a whole frame's TCP or UDP checksum is there, and right. */
+/** Whether a whole frame's TCP or UDP checksum is there, and it and those before it are right (§5.1.9.4.1). */
 function isValid(headers: Headers, bytes: Uint8Array, offset: number): boolean {
   const { ip, l3, l4, protocol, end, l4HeaderLength } = headers;
   if (l4 < 0 || l4HeaderLength === 0) return false;
+  if (ip === 4 && sum(bytes, offset + l3, offset + l4) !== 0xffff) return false;
   return isChecksumRight(bytes, ip, protocol, offset + l3, offset + l4, offset + end);
 }
