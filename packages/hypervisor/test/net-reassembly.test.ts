@@ -1,10 +1,14 @@
 // IP fragments of UDP datagrams that the network device puts together for the driver (GUEST_UFO).
 import { NetFeature, NetGso, NetHeaderFlag } from "@virtio/core/net";
+import { Headers } from "@virtio/packets";
 import { describe, expect, it } from "vitest";
+import { ToeplitzHash } from "../src/models/net-hash.js";
+import { NetReassembler } from "../src/models/net-reassembly.js";
 import { checksum, type FrameSpec, frame, pattern } from "./frames.js";
 import { le16, le32, NetGuest, type NetGuestOptions, type Received } from "./net-guest.js";
 
-const { MAC, CTRL_VQ, CTRL_GUEST_OFFLOADS, GUEST_CSUM, GUEST_UFO, MRG_RXBUF } = NetFeature;
+const { MAC, CTRL_VQ, CTRL_GUEST_OFFLOADS, GUEST_CSUM, GUEST_UFO, HASH_REPORT, MRG_RXBUF } =
+  NetFeature;
 
 async function withGuest(
   options: NetGuestOptions,
@@ -143,15 +147,14 @@ describe("fragments of a UDP datagram", () => {
         expectWhole(received[0], { ip, payload }, 1480);
         await g.post(33, 2048);
       }
-      // The last begins where the packet could still end.
-      const most = cut(datagram({ payload: 65_504 }), 1480);
-      const last = most.at(-1) ?? whole;
-      most[most.length - 1] = changed(
-        Uint8Array.of(...last, 1, 2, 3, 4),
-        16,
-        ...be16(last.length - 10),
-      );
-      expect(plain(await give(g, ...most))).toEqual(most.map(unknown));
+      for (const larger of [
+        { ip: 4, payload: 65_508 },
+        { ip: 6, payload: 65_488 },
+      ] as const) {
+        const most = cut(datagram(larger), 1480);
+        expect(plain(await give(g, ...most))).toEqual(most.map(unknown));
+        await g.post(most.length, 2048);
+      }
     }));
 
   it("follow each other, datagram by datagram, and frames of others stay where they were", () =>
@@ -253,11 +256,15 @@ describe("fragments come as they are, in their order, when", () => {
   };
   const unsummed = whole.slice();
   unsummed.fill(0, 40, 42);
+  // Its checksum is right, for all that there is.
   const shorter = datagram(spec);
-  shorter.set(be16(2400), 38);
+  shorter.set(be16(2508 - 100), 38);
+  const sum = ((shorter[40] ?? 0) << 8) + (shorter[41] ?? 0) + 100;
+  shorter.set(be16((sum & 0xffff) + (sum >>> 16)), 40);
   const six = cut(datagram({ ip: 6, payload: 2500 }), 1000);
   const [six1 = whole, six2 = whole, six3 = whole] = six;
   const [, foreign = whole] = cut(datagram({ hosts: [3, 2], payload: 2500 }), 1000);
+  const [, foreign6 = whole] = cut(datagram({ ip: 6, hosts: [3, 2], payload: 2500 }), 1000);
   const [, later = whole] = cut(whole, 1000, 8);
   const doubled = Uint8Array.of(
     ...six1.subarray(0, 54),
@@ -277,6 +284,9 @@ describe("fragments come as they are, in their order, when", () => {
     ["two overlap", [one, cutAt(whole, 7, 0, 992, 2000)[1] ?? one, three]],
     ["there is a gap", [one, cutAt(whole, 7, 0, 1008, 2000)[1] ?? one, three]],
     ["another flow's comes between", [one, foreign, two, three]],
+    ["another flow's comes in its place", [one, foreign, three]],
+    ["another's comes in its place over IPv6", [six1, foreign6, six3]],
+    ["one over IPv6 has another hop limit", [six1, changed(six2, 21, 63), six3]],
     ["another datagram's comes between", [one, two, later, three]],
     ["one has another datagram's number", [one, later, three]],
     ["one is of another type of service", [one, changed(two, 15, 4), three]],
@@ -290,7 +300,7 @@ describe("fragments come as they are, in their order, when", () => {
     ["the datagram has no checksum", cut(unsummed, 1000)],
     ["the datagram is shorter than its packet", cut(shorter, 1000)],
     ["the checksum of an IPv4 header is wrong", [one, spoilt(two, 24), three]],
-    ["they are of TCP", cut(frame({ payload: 2500 }), 1000)],
+    ["they are of another protocol", pieces.map((bytes) => changed(bytes, 23, 136))],
     ["one before the last has no multiple of 8 bytes", cutAt(whole, 7, 0, 1001, 2001)],
     ["one holds nothing", [one, cutAt(whole, 7, 0, 1000, 1000)[1] ?? one, two, three]],
     ["their headers do not lead to the fragment header", [doubled, six2, six3]],
@@ -386,6 +396,19 @@ describe("fragments come as they are, in their order, when", () => {
       [1, 2048],
     ));
 
+  it("a small frame interrupts them, for which there would be room", () =>
+    withGuest(
+      {},
+      async (g) => {
+        expect(g.wire.give(one, other)).toEqual([true, false]);
+        await g.settle();
+        expect(g.received()).toEqual([]);
+        await g.post(1, 600);
+        expect(plain(g.received())).toEqual([unknown(one)]);
+      },
+      [1, 600],
+    ));
+
   it("their pair of queues has no buffers, which holds up no other pair", () =>
     withGuest(
       { queues: 2 },
@@ -414,19 +437,22 @@ describe("fragments come as they are, in their order, when", () => {
       [0, 2048],
     ));
 
-  it("the feature was not accepted, or is switched off", async () => {
-    await withGuest({ accept: [MAC, GUEST_CSUM, MRG_RXBUF] }, async (g) =>
+  it("the feature was not accepted, or is switched off, or checksums are", async () => {
+    const basic = [MAC, CTRL_VQ, CTRL_GUEST_OFFLOADS, GUEST_CSUM, HASH_REPORT, MRG_RXBUF];
+    const features = { HASH_REPORT: true };
+    await withGuest({ features, accept: basic }, async (g) =>
       expect(plain(await give(g, ...pieces))).toEqual(pieces.map(unknown)),
     );
-    const accept = [MAC, CTRL_VQ, CTRL_GUEST_OFFLOADS, GUEST_CSUM, GUEST_UFO, MRG_RXBUF];
-    await withGuest({ accept }, async (g) => {
-      const set = async (...features: readonly NetFeature[]): Promise<void> => {
-        const word = features.reduce((bits, bit) => bits | (1 << bit), 0);
+    await withGuest({ features, accept: [...basic, GUEST_UFO] }, async (g) => {
+      // Headers are looked at in any case.
+      expect((await g.command(4, 2, [...le32(1), ...Array<number>(8).fill(0), 0])).ack).toBe(0);
+      const set = async (...on: readonly NetFeature[]): Promise<void> => {
+        const word = on.reduce((bits, bit) => bits | (1 << bit), 0);
         expect((await g.command(5, 0, [...le32(word), ...le32(0)])).ack).toBe(0);
       };
       expectWhole((await give(g, ...pieces))[0], spec, 1000);
-      for (const features of [[GUEST_CSUM], [GUEST_UFO], []]) {
-        await set(...features);
+      for (const on of [[GUEST_CSUM], [GUEST_UFO], []]) {
+        await set(...on);
         expect(plain(await give(g, ...pieces))).toEqual(pieces.map(unknown));
       }
       await set(GUEST_CSUM, GUEST_UFO);
@@ -448,12 +474,38 @@ it("fragments are forgotten with the queue that they are for, and with the devic
       await reset();
       await g.settle();
       expect(g.received()).toEqual([]);
+      expect(g.port.counters.undelivered).toBe(0);
       if (reset.toString().includes("resetQueue")) await g.enableOne(0);
       else await g.run();
       await g.post(10, 2048);
       expect(plain(await give(g, three))).toEqual([unknown(three)]);
     }
   }));
+
+it("nothing is added to fragments that wait for room", () => {
+  let room = 0;
+  const got: Uint8Array[] = [];
+  const reassembler = new NetReassembler({
+    whole: () => false,
+    fragment: (_, bytes, offset, length) => {
+      if (room > 0) got.push(bytes.slice(offset, offset + length));
+      room -= 1;
+      return room >= 0;
+    },
+  });
+  reassembler.setOffloads([(1 << GUEST_CSUM) | (1 << GUEST_UFO)]);
+  const headers = new Headers();
+  const offer = (bytes: Uint8Array): boolean | null => {
+    headers.parse(bytes, 0, bytes.length);
+    return reassembler.offer(headers, bytes, 0, bytes.length, 0, new ToeplitzHash());
+  };
+  expect([offer(one), offer(two)]).toEqual([true, true]);
+  reassembler.flush();
+  expect([offer(three), offer(one)]).toEqual([null, null]);
+  room = 2;
+  expect(offer(three)).toBe(false);
+  expect(got).toEqual([one, two]);
+});
 
 const seed = Number(process.env["VIRTIO_TEST_SEED"] ?? Date.now() >>> 0);
 console.log(`seed ${seed} (VIRTIO_TEST_SEED=${seed} replays this run)`);

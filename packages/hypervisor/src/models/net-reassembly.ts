@@ -73,11 +73,10 @@ export class NetReassembler {
   ): boolean | null {
     const fragment = headers.fragment && this.#look(headers, bytes, offset);
     if (this.#fragments.count > 0) {
-      const same = this.#datagram.pair === pair;
-      if (fragment && same && this.#add(headers, bytes, offset, length)) return true;
+      if (fragment && this.#add(headers, bytes, offset, length)) return true;
       this.flush();
       // What still waits does so for buffers of its own pair.
-      if (this.#fragments.count > 0) return same ? null : false;
+      if (this.#fragments.count > 0) return this.#datagram.pair === pair ? null : false;
     }
     if (!fragment || this.#position > 0 || !this.#begin(headers, bytes, offset, length))
       return false;
@@ -95,15 +94,15 @@ export class NetReassembler {
       this.#id = get16(bytes, offset + l3 + 4);
       this.#position = (word << 3) & 0xffff;
       this.#more = (word & MORE_FRAGMENTS) !== 0;
-      if (sum(bytes, offset + l3, offset + payload) !== 0xffff) return false;
-    } else {
-      const header = offset + payload - FRAGMENT_HEADER_SIZE;
-      const word = get16(bytes, header + 2);
-      this.#id = get32(bytes, header + 4);
-      this.#position = word & 0xfff8;
-      this.#more = (word & 1) !== 0;
+      return sum(bytes, offset + l3, offset + payload) === 0xffff;
     }
-    return !this.#more || ((end - payload) & 7) === 0;
+
+    const header = offset + payload - FRAGMENT_HEADER_SIZE;
+    const word = get16(bytes, header + 2);
+    this.#id = get32(bytes, header + 4);
+    this.#position = word & 0xfff8;
+    this.#more = (word & 1) !== 0;
+    return true;
   }
 
   /** Begins a datagram with its first fragment, whose headers it gets; false: it cannot be one. */
@@ -112,7 +111,6 @@ export class NetReassembler {
     const datagram = this.#datagram;
     const own = datagram.bytes;
     const l4 = ip === 4 ? payload : payload - FRAGMENT_HEADER_SIZE;
-    if (end - l3 > IP_MAX) return false;
     own.set(bytes.subarray(offset, offset + payload));
     if (ip === 4) put16(own, l3 + 6, get16(own, l3 + 6) & ~MORE_FRAGMENTS);
     else if (!removeFragmentHeader(own, l3, l4)) return false;
@@ -143,7 +141,7 @@ export class NetReassembler {
       this.#id === this.#datagramId &&
       this.#position === datagram.length - datagram.l4 &&
       datagram.length - datagram.l3 + added <= IP_MAX &&
-      isOfDatagram(datagram, headers, bytes, offset);
+      isOfDatagram(datagram, bytes, offset);
     if (!follows || !this.#fragments.push(bytes, offset, length)) return false;
     datagram.bytes.set(bytes.subarray(offset + payload, offset + end), datagram.length);
     datagram.length += added;
@@ -190,16 +188,11 @@ function removeFragmentHeader(own: Uint8Array, l3: number, l4: number): boolean 
 }
 
 /**
- * Whether a fragment has the Ethernet header, addresses and class of service of those before it. Options may differ: those of the first
- * are the datagram's.
+ * Whether a fragment has the Ethernet header, addresses and class of service of the first. Options may differ: those of the first are
+ * the datagram's.
  */
-function isOfDatagram(
-  { bytes: own, ip, l3 }: Merged,
-  headers: Headers,
-  bytes: Uint8Array,
-  offset: number,
-): boolean {
-  if (headers.ip !== ip || headers.l3 !== l3 || !isSame(own, bytes, offset, 0, l3)) return false;
+function isOfDatagram({ bytes: own, ip, l3 }: Merged, bytes: Uint8Array, offset: number): boolean {
+  if (!isSame(own, bytes, offset, 0, l3)) return false;
   if (ip === 6)
     return (
       isSame(own, bytes, offset, l3, l3 + 4) &&
