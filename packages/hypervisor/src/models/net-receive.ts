@@ -59,16 +59,6 @@ interface ReceiveQueue {
   frames: number;
 }
 
-/** What became of a frame for the driver. */
-enum Placed {
-  /** It is in the driver's buffers, or nobody is to get it. */
-  YES = 0,
-  /** There are not enough buffers now. */
-  NOT_NOW = 1,
-  /** The driver's buffers do not hold it. */
-  NEVER = 2,
-}
-
 /** The last word of a header: num_buffers is 1. */
 const ONE_BUFFER = 0x1_0000;
 
@@ -100,6 +90,8 @@ export class NetReceiver {
   #taggedMax = 0;
   /** Checksums are looked at. */
   #sums = false;
+  /** Frames are kept for others that belong to them. */
+  #holding = false;
 
   constructor(parts: NetParts) {
     this.#parts = parts;
@@ -137,6 +129,7 @@ export class NetReceiver {
     this.#flushHeld();
     this.#lro.setOffloads(offloads);
     this.#reassembler.setOffloads(offloads);
+    this.#holding = this.#lro.on || this.#reassembler.on;
     this.#sums = hasBit(offloads, NetFeature.GUEST_CSUM);
   }
 
@@ -165,18 +158,10 @@ export class NetReceiver {
       return true;
     }
     if ((this.#queues[pair] as ReceiveQueue).starved) return this.#refuse();
-    if (this.#reassembler.on) {
-      const { hash } = steering;
-      const taken = this.#reassembler.offer(headers, bytes, offset, length, pair, hash);
-      if (taken === null) return this.#refuse();
-      this.#schedule();
-      if (taken) return true;
-    }
     const valid = this.#sums && whole && isValid(headers, bytes, offset);
-    if (this.#lro.on) {
-      const taken = this.#lro.offer(headers, bytes, offset, pair, valid, steering.hash);
+    if (this.#holding) {
+      const taken = this.#hold(bytes, offset, length, pair, valid);
       if (taken === null) return this.#refuse();
-      this.#schedule();
       if (taken) return true;
     }
     const { value, report } = steering.hash;
@@ -186,6 +171,24 @@ export class NetReceiver {
     this.#changed.set(bytes.subarray(offset, offset + length));
     this.#makePartial();
     return this.#push(pair, this.#changed, 0, length) || this.#refuse();
+  }
+
+  /** Keeps the frame whose headers were found for others that belong to it: see `offer` of both. */
+  #hold(
+    bytes: Uint8Array,
+    offset: number,
+    length: number,
+    pair: number,
+    valid: boolean,
+  ): boolean | null {
+    const headers = this.#headers;
+    const { hash } = this.#parts.steering;
+    this.#schedule();
+    if (this.#reassembler.on) {
+      const taken = this.#reassembler.offer(headers, bytes, offset, length, pair, hash);
+      if (taken !== false) return taken;
+    }
+    return this.#lro.on && this.#lro.offer(headers, bytes, offset, pair, valid, hash);
   }
 
   #longest(bytes: Uint8Array, offset: number): number {
@@ -265,22 +268,16 @@ export class NetReceiver {
   /** False: the driver is to get its fragments. */
   #pushDatagram(datagram: Merged): boolean {
     const { pair, bytes, length, segments } = datagram;
+    if (!this.#hasRoom(pair, length)) return false;
     this.#describeMerged(datagram);
-    if (this.#place(pair, bytes, 0, length) !== Placed.YES) return false;
     this.#parts.counters.coalesced += segments;
-    return true;
+    return this.#push(pair, bytes, 0, length);
   }
 
   // ── buffers ─────────────────────────────────────────────────────────────────
 
-  /** Puts a frame and its header into the driver's buffers, or drops it if they are too small; false: there are not enough. */
+  /** Puts a frame and its header into the driver's buffers; false: there are not enough. */
   #push(pair: number, bytes: Uint8Array, offset: number, length: number): boolean {
-    const placed = this.#place(pair, bytes, offset, length);
-    if (placed === Placed.NEVER) this.#parts.counters.oversized += 1;
-    return placed !== Placed.NOT_NOW;
-  }
-
-  #place(pair: number, bytes: Uint8Array, offset: number, length: number): Placed {
     const { host, counters } = this.#parts;
     const state = this.#queues[pair] as ReceiveQueue;
     if (state.queue === null) {
@@ -291,17 +288,18 @@ export class NetReceiver {
     const { queue } = state;
     if (queue === null) {
       counters.undelivered += 1;
-      return Placed.YES;
+      return true;
     }
     const size = this.#headerSize;
     this.#parts.rules?.receiveQueue(pair);
     const chain = this.#take(queue, state);
-    if (chain === null) return Placed.NOT_NOW;
+    if (chain === null) return false;
     if (chain.writableLength < size + length) {
-      if (this.#mergeable) return this.#placeMany(queue, state, chain, bytes, offset, length);
+      if (this.#mergeable) return this.#pushMany(queue, state, chain, bytes, offset, length);
       // The buffer stays for a frame that fits.
       queue.untake(chain);
-      return Placed.NEVER;
+      counters.oversized += 1;
+      return true;
     }
     // Nearly every header says flags and one buffer, and nothing else.
     const plain = !this.#described && !this.#lies && size === NET_HEADER_SIZE;
@@ -312,18 +310,36 @@ export class NetReceiver {
     chain.write(size, bytes, offset, offset + length);
     this.#put(queue, chain, size + length);
     this.#delivered(state);
-    return Placed.YES;
+    return true;
+  }
+
+  /** Whether the buffers that there are now hold a frame of so many bytes. */
+  #hasRoom(pair: number, length: number): boolean {
+    const queue = this.#parts.host.queue(2 * pair);
+    // Nobody is to get it.
+    if (queue === null) return true;
+    const chains = this.#chains;
+    let needed = this.#headerSize + length;
+    chains.length = 0;
+    do {
+      const chain = queue.take();
+      if (chain === null) break;
+      chains.push(chain);
+      needed -= chain.writableLength;
+    } while (needed > 0 && this.#mergeable && chains.length < queue.size);
+    for (let last = chains.pop(); last !== undefined; last = chains.pop()) queue.untake(last);
+    return needed <= 0;
   }
 
   /** A frame in several buffers, each but the last filled whole (§5.1.9.4.1). */
-  #placeMany(
+  #pushMany(
     queue: DeviceQueue,
     state: ReceiveQueue,
     first: DeviceChain,
     bytes: Uint8Array,
     offset: number,
     length: number,
-  ): Placed {
+  ): boolean {
     const chains = this.#chains;
     const size = this.#headerSize;
     const needed = size + length;
@@ -339,7 +355,9 @@ export class NetReceiver {
     if (room < needed) {
       for (let last = chains.pop(); last !== undefined; last = chains.pop()) queue.untake(last);
       // All of the queue's buffers together are too few: no wait helps.
-      return chain === null ? Placed.NOT_NOW : Placed.NEVER;
+      if (chain === null) return false;
+      this.#parts.counters.oversized += 1;
+      return true;
     }
     this.#finishHeader(chains.length);
     let at = 0;
@@ -353,7 +371,7 @@ export class NetReceiver {
       at += n;
     }
     this.#delivered(state);
-    return Placed.YES;
+    return true;
   }
 
   /** The next buffer; null: there is none, and a doorbell will tell of one. */
