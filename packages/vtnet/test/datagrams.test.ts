@@ -11,9 +11,10 @@ import {
   Wire,
 } from "@virtio/hypervisor";
 import { attach, probe } from "@virtio/pci-transport";
+import { transmit } from "@virtio/testing";
 import { afterEach, describe, expect, it } from "vitest";
 import { type Vtnet, vtnet } from "../src/index.js";
-import { send, until } from "./bench.js";
+import { until } from "./bench.js";
 
 const machines: EmbeddedMachine[] = [];
 const books: RuleBook[] = [];
@@ -149,7 +150,7 @@ describe("a device with HOST_UFO", () => {
     async ({ ip, fragment }) => {
       const [sender, receiver] = await couple({ HOST_UFO: true });
       const { bytes, l4, pseudo } = datagram(ip, 30_000);
-      send(sender, bytes, ask(l4, UFO, fragment));
+      transmit(sender, bytes, ask(l4, UFO, fragment));
       const count = Math.ceil(30_008 / fragment);
       const fragments = await receive(receiver, ({ length }) => length === count);
       const data = ip === 4 ? l4 : l4 + 8;
@@ -194,7 +195,7 @@ describe("a device with GUEST_UFO", () => {
       const port = new NetPort();
       const [sender, receiver] = await couple({ ...features, MRG_RXBUF }, { port });
       const { bytes, l4, pseudo } = datagram(ip, 30_000);
-      send(sender, bytes, ask(l4, UFO, fragment));
+      transmit(sender, bytes, ask(l4, UFO, fragment));
       const [together] = await receive(receiver, ({ length }) => length === 1);
       if (together === undefined) throw new Error("nothing came");
       expect(port.counters.segments).toBe(21);
@@ -205,12 +206,12 @@ describe("a device with GUEST_UFO", () => {
       expect(receiver.statistics).toMatchObject({ ipackets: 1, ibytes: bytes.length, ierrors: 0 });
 
       // And back by the other's, as it was received.
-      send(receiver, swapped(together.bytes), ask(l4, UFO, fragment));
+      transmit(receiver, swapped(together.bytes), ask(l4, UFO, fragment));
       const [back] = await receive(sender, ({ length }) => length === 1);
       expect(back?.bytes).toEqual(swapped(bytes));
 
       await receiver.setCapability(InterfaceCapability.LRO, false);
-      send(sender, bytes, ask(l4, UFO, fragment));
+      transmit(sender, bytes, ask(l4, UFO, fragment));
       const apart = await receive(receiver, ({ length }) => length === 21);
       expect(new Set(apart.map(({ flags, gsoType }) => `${flags} ${gsoType}`))).toEqual(
         new Set(["0 0"]),
@@ -237,7 +238,7 @@ describe("a legacy device that offers GSO without HOST_TSO4, HOST_TSO6 and HOST_
       expect(sender.capabilities.has(InterfaceCapability.TSO4)).toBe(true);
       expect(sender.capabilities.has(InterfaceCapability.TSO6)).toBe(true);
       const { bytes, l4, pseudo } = stream(ip, 10_000, cwr ? 0x90 : 0x10);
-      send(sender, bytes, { ...ask(l4, type, 1400), csumOffset: 16 });
+      transmit(sender, bytes, { ...ask(l4, type, 1400), csumOffset: 16 });
       const segments = await receive(receiver, ({ length }) => length === 8);
       for (const [i, { bytes: got }] of segments.entries()) {
         const length = got.length - l4;
@@ -256,11 +257,11 @@ describe("a legacy device that offers GSO without HOST_TSO4, HOST_TSO6 and HOST_
   it("cuts a UDP datagram into fragments, and no UDP into datagrams [NET-TX-10] [NET-TX-13]", async () => {
     const [sender, receiver] = await couple({ GUEST_UFO: true }, gso);
     const { bytes, l4 } = datagram(4, 5000);
-    send(sender, bytes, ask(l4, UFO, 1480));
+    transmit(sender, bytes, ask(l4, UFO, 1480));
     const [together] = await receive(receiver, ({ length }) => length === 1);
     expect(together).toMatchObject({ gsoType: UFO, gsoSize: 1480 });
     expect(together?.bytes).toEqual(bytes);
-    send(sender, bytes, ask(l4, USO, 1480));
+    transmit(sender, bytes, ask(l4, USO, 1480));
     expect(sender.statistics.oerrors).toBe(1);
   });
 
@@ -269,7 +270,7 @@ describe("a legacy device that offers GSO without HOST_TSO4, HOST_TSO6 and HOST_
     const [sender] = await couple({}, held);
     expect(sender.capabilities.has(InterfaceCapability.TSO4)).toBe(false);
     const { bytes, l4 } = stream(4, 10_000, 0x10);
-    send(sender, bytes, { ...ask(l4, 1, 1400), csumOffset: 16 });
+    transmit(sender, bytes, { ...ask(l4, 1, 1400), csumOffset: 16 });
     expect(sender.statistics.oerrors).toBe(1);
   });
 });
@@ -282,7 +283,7 @@ describe("a device with GUEST_USO4 and GUEST_USO6", () => {
     async ({ ip }) => {
       const [sender, receiver] = await couple(features);
       const { bytes, l4, pseudo } = datagram(ip, 10_500);
-      send(sender, bytes, ask(l4, USO, 1000));
+      transmit(sender, bytes, ask(l4, USO, 1000));
       const [together] = await receive(receiver, ({ length }) => length === 1);
       if (together === undefined) throw new Error("nothing came");
       expect(together).toMatchObject({ flags: 1, gsoType: USO, gsoSize: 1000 });
@@ -291,7 +292,7 @@ describe("a device with GUEST_USO4 and GUEST_USO6", () => {
       expect(together.bytes).toEqual(bytes);
 
       await receiver.setCapability(InterfaceCapability.LRO, false);
-      send(sender, bytes, ask(l4, USO, 1000));
+      transmit(sender, bytes, ask(l4, USO, 1000));
       const apart = await receive(receiver, ({ length }) => length === 11);
       for (const [i, { bytes: got, flags, gsoType }] of apart.entries()) {
         expect([flags, gsoType, got.length - l4]).toEqual([2, 0, i < 10 ? 1008 : 508]);
