@@ -23,16 +23,19 @@ afterEach(async () => {
   for (const rules of books.splice(0)) expect(rules.violations).toEqual([]);
 });
 
-/** Two interfaces, up, and a cable between them; `sender`: what is said of the first besides. */
+/** Two interfaces, up, and a cable between them; `sender`: what is said of the first besides, `both`: of both. */
 async function couple(
   features: Record<string, boolean>,
   sender: EmbeddedNetOptions = {},
+  both: EmbeddedNetOptions = {},
 ): Promise<readonly [Vtnet, Vtnet]> {
   const { ends } = new Wire();
   const rules = new RuleBook();
   const machine = await embedded({
     rules,
-    devices: ends.map((backend, i) => net({ backend, features, ...(i === 0 ? sender : {}) })),
+    devices: ends.map((backend, i) =>
+      net({ backend, features, ...both, ...(i === 0 ? sender : {}) }),
+    ),
   });
   machines.push(machine);
   books.push(rules);
@@ -59,7 +62,8 @@ async function receive(iface: Vtnet, enough: (all: readonly Received[]) => boole
   const all: Received[] = [];
   const frames: (Frame | null)[] = [];
   await until(() => {
-    while (iface.receiveBurst(0, frames, 1) === 1) {
+    const queues = Array.from({ length: iface.queuePairs }, (_, queue) => queue);
+    while (queues.some((queue) => iface.receiveBurst(queue, frames, 1) === 1)) {
       const [head] = frames;
       if (!head) throw new Error("no frame");
       const bytes: number[] = [];
@@ -186,14 +190,16 @@ describe("a device with GUEST_UFO", () => {
   const features = { HOST_UFO: true, GUEST_UFO: true };
 
   it.each([
-    { ip: 4, fragment: 1480, MRG_RXBUF: true },
-    { ip: 6, fragment: 1448, MRG_RXBUF: true },
-    { ip: 4, fragment: 1480, MRG_RXBUF: false },
+    { ip: 4, fragment: 1480, MRG_RXBUF: true, queues: 1, packed: false },
+    { ip: 6, fragment: 1448, MRG_RXBUF: true, queues: 2, packed: false },
+    { ip: 4, fragment: 1480, MRG_RXBUF: true, queues: 2, packed: true },
+    { ip: 4, fragment: 1480, MRG_RXBUF: false, queues: 1, packed: false },
+    { ip: 6, fragment: 1448, MRG_RXBUF: false, queues: 2, packed: true },
   ] as const)(
-    "hands up a datagram over IPv$ip that came in fragments as one, while LRO is on, merging $MRG_RXBUF",
-    async ({ ip, fragment, MRG_RXBUF }) => {
+    "hands up a datagram over IPv$ip that came in fragments as one, while LRO is on: merging $MRG_RXBUF, packed $packed, $queues pairs",
+    async ({ ip, fragment, MRG_RXBUF, ...both }) => {
       const port = new NetPort();
-      const [sender, receiver] = await couple({ ...features, MRG_RXBUF }, { port });
+      const [sender, receiver] = await couple({ ...features, MRG_RXBUF }, { port }, both);
       const { bytes, l4, pseudo } = datagram(ip, 30_000);
       transmit(sender, bytes, ask(l4, UFO, fragment));
       const [together] = await receive(receiver, ({ length }) => length === 1);
