@@ -238,7 +238,7 @@ describe("a legacy device that offers GSO without HOST_TSO4, HOST_TSO6 and HOST_
     { ip: 6, type: 4, cwr: false },
     { ip: 4, type: 1, cwr: true },
   ] as const)(
-    "cuts TCP over IPv$ip into segments, with ECN $cwr [NET-TX-6] [NET-TX-8] [NET-TX-14]",
+    "cuts TCP over IPv$ip into segments, with ECN $cwr",
     async ({ ip, type, cwr }) => {
       const [sender, receiver] = await couple({ GUEST_TSO4: false, GUEST_TSO6: false }, gso);
       expect(sender.capabilities.has(InterfaceCapability.TSO4)).toBe(true);
@@ -260,7 +260,7 @@ describe("a legacy device that offers GSO without HOST_TSO4, HOST_TSO6 and HOST_
     },
   );
 
-  it("cuts a UDP datagram into fragments, and no UDP into datagrams [NET-TX-10] [NET-TX-13]", async () => {
+  it("cuts a UDP datagram into fragments, and no UDP into datagrams [NET-TX-13]", async () => {
     const [sender, receiver] = await couple({ GUEST_UFO: true }, gso);
     const { bytes, l4 } = datagram(4, 5000);
     transmit(sender, bytes, ask(l4, UFO, 1480));
