@@ -237,28 +237,25 @@ describe("a legacy device that offers GSO without HOST_TSO4, HOST_TSO6 and HOST_
     { ip: 4, type: 1, cwr: false },
     { ip: 6, type: 4, cwr: false },
     { ip: 4, type: 1, cwr: true },
-  ] as const)(
-    "cuts TCP over IPv$ip into segments, with ECN $cwr",
-    async ({ ip, type, cwr }) => {
-      const [sender, receiver] = await couple({ GUEST_TSO4: false, GUEST_TSO6: false }, gso);
-      expect(sender.capabilities.has(InterfaceCapability.TSO4)).toBe(true);
-      expect(sender.capabilities.has(InterfaceCapability.TSO6)).toBe(true);
-      const { bytes, l4, pseudo } = stream(ip, 10_000, cwr ? 0x90 : 0x10);
-      transmit(sender, bytes, { ...ask(l4, type, 1400), csumOffset: 16 });
-      const segments = await receive(receiver, ({ length }) => length === 8);
-      for (const [i, { bytes: got }] of segments.entries()) {
-        const length = got.length - l4;
-        expect(length).toBe(20 + (i < 7 ? 1400 : 200));
-        expect(checksum([...pseudo.slice(0, -2), ...be16(length), ...got.subarray(l4)])).toBe(0);
-        expect(new DataView(got.buffer).getUint32(l4 + 4)).toBe(1 + i * 1400);
-        expect(got[l4 + 13]).toBe(cwr && i === 0 ? 0x90 : 0x10);
-        if (ip === 4) expect(checksum([...got.subarray(14, 34)])).toBe(0);
-      }
-      const payload = segments.flatMap(({ bytes: got }) => [...got.subarray(l4 + 20)]);
-      expect(payload).toEqual([...bytes.subarray(l4 + 20)]);
-      expect(sender.statistics.oerrors).toBe(0);
-    },
-  );
+  ] as const)("cuts TCP over IPv$ip into segments, with ECN $cwr", async ({ ip, type, cwr }) => {
+    const [sender, receiver] = await couple({ GUEST_TSO4: false, GUEST_TSO6: false }, gso);
+    expect(sender.capabilities.has(InterfaceCapability.TSO4)).toBe(true);
+    expect(sender.capabilities.has(InterfaceCapability.TSO6)).toBe(true);
+    const { bytes, l4, pseudo } = stream(ip, 10_000, cwr ? 0x90 : 0x10);
+    transmit(sender, bytes, { ...ask(l4, type, 1400), csumOffset: 16 });
+    const segments = await receive(receiver, ({ length }) => length === 8);
+    for (const [i, { bytes: got }] of segments.entries()) {
+      const length = got.length - l4;
+      expect(length).toBe(20 + (i < 7 ? 1400 : 200));
+      expect(checksum([...pseudo.slice(0, -2), ...be16(length), ...got.subarray(l4)])).toBe(0);
+      expect(new DataView(got.buffer).getUint32(l4 + 4)).toBe(1 + i * 1400);
+      expect(got[l4 + 13]).toBe(cwr && i === 0 ? 0x90 : 0x10);
+      if (ip === 4) expect(checksum([...got.subarray(14, 34)])).toBe(0);
+    }
+    const payload = segments.flatMap(({ bytes: got }) => [...got.subarray(l4 + 20)]);
+    expect(payload).toEqual([...bytes.subarray(l4 + 20)]);
+    expect(sender.statistics.oerrors).toBe(0);
+  });
 
   it("cuts a UDP datagram into fragments, and no UDP into datagrams [NET-TX-13]", async () => {
     const [sender, receiver] = await couple({ GUEST_UFO: true }, gso);
