@@ -322,6 +322,8 @@ class Vtballoon implements BalloonDevice {
     if (queue.broken !== fault) return;
     this.#trouble ??= fault;
     this.#requests.fail(fault);
+    // One that is suspended cannot be set up.
+    if (this.#suspended && this.#fault === null) this.#die(fault);
     this.#worker.wake();
   }
 
@@ -414,7 +416,7 @@ class Vtballoon implements BalloonDevice {
   /** A device that went away was not reset: memory that it has is never used again. */
   #free(): void {
     const gone = this.#queues.some(({ broken }) => broken?.code === "CLOSED");
-    if (gone && this.#parts.balloon.actual > 0) {
+    if (gone && (this.current > 0 || this.#queues.some(({ used }) => used > 0))) {
       this.#context.log(`the device went away with ${this.current} pages: they are lost`);
       return;
     }
@@ -431,17 +433,21 @@ class Vtballoon implements BalloonDevice {
   async suspend(): Promise<void> {
     if (this.#fault !== null || this.#suspended) return;
     await this.#worker.halt();
+    // One that failed meanwhile has nothing to suspend.
+    if (this.#fault !== null) return;
+    let reset = false;
     try {
       if (this.#trouble !== null) throw this.#trouble;
       if (!this.#suspends) {
         await this.#giveAllBack();
         await this.#reset();
+        reset = true;
       }
       this.#parts.statistics?.stop();
       await this.#device.suspend();
       this.#suspended = true;
     } catch (error) {
-      this.#start(!this.#suspends);
+      this.#start(reset);
       throw error;
     }
   }

@@ -104,6 +104,37 @@ for (const [what, options] of [
   });
 
 describe("vtballoon", () => {
+  it("loses what a device that was taken out was told of, too", async () => {
+    for (const queue of [FREE_PAGE, REPORTING]) {
+      const { balloon, port, machine, lines } = await bench();
+      port.hold(queue);
+      if (queue === FREE_PAGE) port.startHinting();
+      await pass(machine, 3000);
+      const free = machine.memory.available;
+      const [fn] = await machine.buses[0].bus.functions();
+      if (fn === undefined) throw new Error("no device");
+      await machine.unplug(fn.address);
+      await balloon.closed;
+      await balloon.detach();
+      expect(lines.at(-1)).toBe("the device went away with 0 pages: they are lost");
+      expect(machine.memory.available).toBe(free);
+    }
+  });
+
+  it("closes when a suspended device is taken out", async () => {
+    const { balloon, port, machine } = await bench();
+    port.target = 10;
+    await balloon.reached();
+    await balloon.suspend();
+    const [fn] = await machine.buses[0].bus.functions();
+    if (fn === undefined) throw new Error("no device");
+    await machine.unplug(fn.address);
+    expect(await balloon.closed).toMatchObject({ code: "CLOSED" });
+    await balloon.resume();
+    await balloon.suspend();
+    await balloon.detach();
+  });
+
   for (const queue of [INFLATE, DEFLATE, BalloonQueue.STATS, FREE_PAGE, REPORTING])
     it(`resets a device that wants to be, for queue ${BalloonQueue[queue]}, and begins anew`, async () => {
       const { balloon, port, machine, lines } = await bench({ driver: { pagePoison: 7 } });
@@ -159,7 +190,7 @@ describe("vtballoon", () => {
     });
 
   it("goes on where a device cannot be suspended", async () => {
-    const { balloon, port } = await bench({ legacy: "on", driver: { timeout: 2 } });
+    const { balloon, port, rules } = await bench({ legacy: "on", driver: { timeout: 2 } });
     port.target = 500;
     await balloon.reached();
     port.hold(DEFLATE);
@@ -167,5 +198,6 @@ describe("vtballoon", () => {
     port.held.clear();
     await balloon.reached();
     expect([balloon.current, port.pages]).toEqual([500, 500]);
+    expect(rules.violations).toEqual([]);
   });
 });
