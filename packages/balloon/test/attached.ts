@@ -108,6 +108,15 @@ export function scribble(memory: DmaMemory, byte = 0xff): void {
   for (const range of taken) memory.give(range);
 }
 
+/** Whether every byte is this one. */
+export function isFull(bytes: Uint8Array, byte = 0): boolean {
+  const { buffer, byteOffset, length } = bytes;
+  const words = new Uint32Array(buffer, byteOffset, length >>> 2);
+  const word = byte * 0x0101_0101;
+  for (let i = 0; i < words.length; i++) if (words[i] !== word) return false;
+  return bytes.subarray(length & ~3).every((last) => last === byte);
+}
+
 /** Virtual time passes, and what falls due in it is done. */
 export const pass = (machine: EmbeddedMachine, ms: number): Promise<void> =>
   new Promise((resolve) => {

@@ -2,7 +2,7 @@
 import type { MemoryRange } from "@virtio/core";
 import { BalloonQueue } from "@virtio/core/balloon";
 import { describe, expect, it } from "vitest";
-import { type Bench, bench, PAGE, pass, scribble, until } from "./attached.js";
+import { type Bench, bench, isFull, PAGE, pass, scribble, until } from "./attached.js";
 
 const POISON = 0xdead_beef;
 const PATTERN = [0xef, 0xbe, 0xad, 0xde];
@@ -95,12 +95,12 @@ describe("vtballoon", () => {
       expect(ranges.length).toBeGreaterThan(0);
       for (const { address, length } of ranges) {
         const bytes = new Uint8Array(memory.buffer, address - memory.base, length);
-        expect(bytes.every((byte) => byte === 0xdb)).toBe(true);
+        expect(isFull(bytes, 0xdb)).toBe(true);
       }
     }
     const largest = memory.available - (512 << 10);
     const region = memory.allocate(largest);
-    expect(region.bytes.every((byte) => byte === 0)).toBe(true);
+    expect(isFull(region.bytes)).toBe(true);
   });
 
   it("ends a round when the device wants no more hints, and begins the next [BALLOON-HINT-5] [BALLOON-HINT-6]", async () => {

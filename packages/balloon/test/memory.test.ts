@@ -1,7 +1,7 @@
 // What the device is told of the guest's memory, and a guest that is out of it.
 import { BalloonQueue, BalloonStatistic } from "@virtio/core/balloon";
 import { describe, expect, it } from "vitest";
-import { bench, PAGE, pass, until } from "./attached.js";
+import { bench, isFull, PAGE, pass, until } from "./attached.js";
 
 const { MEMFREE, MEMTOT, AVAIL } = BalloonStatistic;
 
@@ -47,7 +47,7 @@ for (const [what, options] of [
       // Two requests' worth: no less would do.
       const region = memory.allocate(400 * PAGE);
       expect([balloon.current, balloon.statistics.relieved]).toEqual([current - 512, 512]);
-      expect(region.bytes.every((byte) => byte === 0)).toBe(true);
+      expect(isFull(region.bytes)).toBe(true);
       region.bytes.fill(7);
       // The device is told, and is left alone for a while.
       await until(() => port.pages === current - 512);

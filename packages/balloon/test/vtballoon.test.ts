@@ -4,7 +4,7 @@ import { BalloonQueue } from "@virtio/core/balloon";
 import { balloon as balloonOf } from "@virtio/hypervisor";
 import { describe, expect, it } from "vitest";
 import { kernelModule, vtballoon } from "../src/index.js";
-import { bench, PAGE, pass, scribble, until } from "./attached.js";
+import { bench, isFull, PAGE, pass, scribble, until } from "./attached.js";
 
 const kinds = [
   ["a split ring", {}],
@@ -74,7 +74,7 @@ describe("vtballoon, on a legacy device,", () => {
 const held = (memory: { buffer: ArrayBufferLike; base: number }): number[] => {
   const bytes = new Uint8Array(memory.buffer);
   return Array.from({ length: bytes.length / PAGE }, (_, page) => page).filter((page) =>
-    bytes.subarray(page * PAGE, (page + 1) * PAGE).every((byte) => byte === 0),
+    isFull(bytes.subarray(page * PAGE, (page + 1) * PAGE)),
   );
 };
 
