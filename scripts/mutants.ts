@@ -449,6 +449,22 @@ export const mutants: readonly Mutant[] = [
     replace: "else if (false)",
   },
   {
+    clauses: ["BALLOON-OP-1"],
+    name: "gives the device half of the pages that it wants",
+    project: balloon,
+    file: "packages/balloon/src/vtballoon.ts",
+    find: 'this.#desired = config["numPages"] ?? 0;',
+    replace: 'this.#desired = (config["numPages"] ?? 0) >>> 1;',
+  },
+  {
+    clauses: ["BALLOON-HINT-4"],
+    name: "begins rounds of hints and hints nothing",
+    project: balloon,
+    file: "packages/balloon/src/free-pages.ts",
+    find: "if (round.id !== command || !(await this.#hint(round))) await this.#end();",
+    replace: "await this.#end();",
+  },
+  {
     clauses: ["BALLOON-OP-5"],
     name: "gives no page back when the guest is out of memory",
     project: balloon,

@@ -16,7 +16,7 @@ const kinds = [
 
 for (const [what, options] of kinds)
   describe(`vtballoon, on ${what},`, () => {
-    it("brings the balloon to the size that the device asks for, and back [BALLOON-OP-6] [BALLOON-OP-9] [BALLOON-OP-10] [BALLOON-OP-11]", async () => {
+    it("brings the balloon to the size that the device asks for, and back [BALLOON-OP-1] [BALLOON-OP-6] [BALLOON-OP-9] [BALLOON-OP-10] [BALLOON-OP-11]", async () => {
       const { balloon, port, machine, rules, sysctl } = await bench(options);
       const before = machine.memory.available;
       const sizes: number[] = [];
