@@ -146,6 +146,7 @@ describe.skipIf(!hasQemu)("vtballoon on QEMU", () => {
       expect((await status(machine)).features).toEqual(["REPORTING", "STATS_VQ"]);
       await until(() => device.statistics.reported > MEMORY / 2);
       await until(() => pagesOf(machine, MARKS) < 64);
+      expect(pagesOf(machine, 0)).toBeGreaterThan(MEMORY / 2 / PAGE);
       expect((await status(machine)).broken).toBe(false);
     },
   );
