@@ -1,6 +1,7 @@
 // The control queues (virtio 1.4 §5.3.6.2): messages from the device one after the other, and messages to it.
 //
-// The device decides how many messages come, and some want an answer: none is taken while an answer waits for room.
+// The device decides how many messages come, and some want an answer. They are taken also when there is no room for answers: else each
+// side could wait for the other. What waits is bounded, because of each port the last word alone is sent.
 import { type DmaMemory, Errno, type TaskQueue, VirtioFault, type Virtqueue } from "@virtio/core";
 import { CONSOLE_CONTROL_SIZE, ConsoleControl, type ConsoleEvent } from "@virtio/core/console";
 import { type Gate, Slots } from "./slots.js";
@@ -29,9 +30,9 @@ export interface ControlMessage {
 interface Outgoing {
   readonly id: number;
   readonly event: ConsoleEvent;
-  readonly value: number;
-  /** Once: the device took it, or why it did not. */
-  readonly over: (fault: VirtioFault | null) => void;
+  value: number;
+  /** Who waits: the device took it, or why it did not. */
+  readonly over: ((fault: VirtioFault | null) => void)[];
 }
 
 /** What the queues need of their device. */
@@ -54,7 +55,7 @@ export class ControlQueue {
   readonly #transmit: Slots;
   /** What is in each slot of `#transmit` that the device has. */
   readonly #sent: (Outgoing | null)[];
-  /** What finds no slot. Its length is bounded: an answer, and for each port an opening or a closing. */
+  /** What finds no slot: of each port one message of each event. */
   #waiting: Outgoing[] = [];
   #settled: (() => void)[] = [];
   #scheduled = false;
@@ -111,7 +112,7 @@ export class ControlQueue {
     const all = [...this.#sent, ...this.#waiting];
     this.#sent.fill(null);
     this.#waiting = [];
-    for (const message of all) message?.over(fault);
+    end(all, fault);
     this.#settle();
   }
 
@@ -142,18 +143,35 @@ export class ControlQueue {
         if (fault === null) resolve();
         else reject(fault);
       };
-      this.#post({ id, event, value, over });
+      this.#post(id, event, value, over);
     });
   }
 
   /** Sends a message for which nobody waits. */
   answer(id: number, event: ConsoleEvent, value: number): void {
-    this.#post({ id, event, value, over: () => {} });
+    this.#post(id, event, value);
   }
 
-  #post(message: Outgoing): void {
-    if (this.#stopped !== null) message.over(this.#stopped);
-    else if (this.#waiting.length > 0 || !this.#enqueue(message)) this.#waiting.push(message);
+  /** A port is gone: what waits to be said of it is not said. */
+  drop(id: number): void {
+    const dropped = this.#waiting.filter((message) => message.id === id);
+    this.#waiting = this.#waiting.filter((message) => message.id !== id);
+    end(dropped, null);
+  }
+
+  #post(id: number, event: ConsoleEvent, value: number, over?: Outgoing["over"][number]): void {
+    if (this.#stopped !== null) {
+      over?.(this.#stopped);
+      return;
+    }
+    const last = this.#waiting.find((each) => each.id === id && each.event === event);
+    if (last !== undefined) {
+      last.value = value;
+      if (over !== undefined) last.over.push(over);
+      return;
+    }
+    const message = { id, event, value, over: over === undefined ? [] : [over] };
+    if (this.#waiting.length > 0 || !this.#enqueue(message)) this.#waiting.push(message);
     else this.#transmit.queue.notify();
   }
 
@@ -175,9 +193,9 @@ export class ControlQueue {
   /** Takes back what the device has taken, and sends what waits. */
   #reap(): void {
     for (let slot = this.#transmit.dequeue(); slot >= 0; slot = this.#transmit.dequeue()) {
-      const message = this.#sent[slot];
+      const message = this.#sent[slot] ?? null;
       this.#sent[slot] = null;
-      message?.over(null);
+      end([message], null);
     }
     let sent = 0;
     for (let [next] = this.#waiting; next !== undefined; [next] = this.#waiting) {
@@ -200,11 +218,10 @@ export class ControlQueue {
       }
       // First what was sent: what the device said before it took that is then in the ring.
       this.#reap();
-      while (taken < BATCH && this.#waiting.length === 0 && this.#take()) taken += 1;
+      while (taken < BATCH && this.#take()) taken += 1;
       const sent = this.#transmit.queue.enableInterrupt();
       const came = this.#receive.queue.enableInterrupt();
-      // While an answer waits for room, the messages behind it do.
-      if (!sent && (!came || this.#waiting.length > 0)) {
+      if (!sent && !came) {
         if (this.#idle) this.#settle();
         break;
       }
@@ -265,8 +282,14 @@ export class ControlQueue {
         late.stop();
         resolve();
       });
+      // It may be so already.
+      this.#later();
     });
   }
+}
+
+function end(messages: readonly (Outgoing | null)[], fault: VirtioFault | null): void {
+  for (const message of messages) for (const over of message?.over ?? []) over(fault);
 }
 
 /** A fault's errno, as FreeBSD's messages have it. */

@@ -290,6 +290,7 @@ export class ConsoleDevice implements Attached {
     if (port === undefined) return;
     this.#unconfirmed.delete(id);
     if (id !== 0) this.#sizes.delete(id);
+    this.#control?.drop(id);
     this.#ports.remove(port, this.#fail("CLOSED", `${port.name} was taken away`));
   }
 

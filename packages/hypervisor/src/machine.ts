@@ -13,6 +13,7 @@ import {
   VirtioFault,
 } from "@virtio/core";
 import { blkKind, type EmbeddedBlkSpec } from "./blk-device.js";
+import { consoleKind, type EmbeddedConsoleSpec } from "./console-device.js";
 import type { DeviceKind } from "./device-kind.js";
 import type { OpenImage } from "./medium.js";
 import { type EmbeddedNetSpec, netKind, type OpenNet } from "./net-device.js";
@@ -26,12 +27,13 @@ import { Scheduler } from "./scheduler.js";
 /** A device as one says which: in the language of specifications, or as an object. */
 export type EmbeddedDevice = string | EmbeddedSpec;
 
-type EmbeddedSpec = DeviceSpec | EmbeddedBlkSpec | EmbeddedNetSpec;
+type EmbeddedSpec = DeviceSpec | EmbeddedBlkSpec | EmbeddedNetSpec | EmbeddedConsoleSpec;
 
 /** The devices that the machine can have. */
 const kinds: Readonly<Partial<Record<EmbeddedSpec["kind"], DeviceKind>>> = {
   blk: blkKind,
   net: netKind,
+  console: consoleKind,
 };
 
 function kindOf({ kind }: EmbeddedSpec): DeviceKind {

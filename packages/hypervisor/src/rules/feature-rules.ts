@@ -1,6 +1,7 @@
 // Rules of a set of accepted features: virtio 1.4 §2.2.1, §6.1, §6.3.
 import { DeviceType, ReservedFeature } from "@virtio/core";
 import { BlockFeature } from "@virtio/core/block";
+import { ConsoleFeature } from "@virtio/core/console";
 import { NetFeature } from "@virtio/core/net";
 import { hasBit } from "../feature-words.js";
 import type { RuleBook } from "./rule-book.js";
@@ -26,6 +27,7 @@ const typeFeatures = new Map<DeviceType, { all: readonly number[]; legacy: reado
     DeviceType.BLOCK,
     { all: bitsOf(BlockFeature), legacy: [BlockFeature.BARRIER, BlockFeature.SCSI] },
   ],
+  [DeviceType.CONSOLE, { all: bitsOf(ConsoleFeature), legacy: [] }],
   [DeviceType.NET, { all: bitsOf(NetFeature), legacy: [NetFeature.GSO] }],
 ]);
 const legacyReserved: readonly number[] = [
