@@ -5,7 +5,7 @@ import type { OpenImage } from "./medium.js";
 import type { OpenNet } from "./net-device.js";
 
 /** What a model is made from besides its specification. */
-export interface Making {
+interface Making {
   /** `blk0`, for messages. */
   readonly name: string;
   /** Devices of this kind that the machine had before it. */

@@ -13,10 +13,11 @@ import { InterruptLines } from "./interrupt-lines.js";
 import { launchFailure } from "./launch-failure.js";
 import { type QemuMachine, RunningMachine } from "./machine.js";
 import type { InterruptMode } from "./pci-interrupts.js";
-import { DeviceIds, type DevicePlan, inherits, planDevices, type QemuDeviceSpec } from "./plan.js";
+import { DeviceIds, type DevicePlan, planDevices, type QemuDeviceSpec } from "./plan.js";
 import { type ProcessOptions, QemuProcess } from "./process.js";
 import type { QmpClient } from "./qmp.js";
 import type { QtestClient } from "./qtest.js";
+import { streamConnected } from "./stream-wire.js";
 import { NodeTaskQueue } from "./tasks.js";
 
 /** Options of {@link qemu}. */
@@ -106,6 +107,7 @@ export async function qemu(options: QemuOptions = {}): Promise<QemuMachine> {
     });
     const chipset = type === "q35" ? new Q35(connection.qtest) : new Pc(connection.qtest);
     const version = await launched(connection, chipset, line.labels, signal);
+    for (const plan of plans) await streamConnected(connection.qmp, plan);
     const hotPlugBuses = type === "pc" ? PC_BUSES : await portBuses(connection.qmp, line.rootPorts);
     const made = { connection, memory, tasks, lines, chipset, interrupts, log };
     const said = { cpus, version, devices: line.devices, hotPlugBuses, cwd: folder, ids };
@@ -149,11 +151,9 @@ async function withDescriptors(
     };
     const firmwareFd = open("virtio-firmware", firmware.length);
     writeSync(firmwareFd, firmware);
-    const devices = plans.flatMap((plan) => {
-      const what = inherits(plan);
-      if (what === null) return [];
-      return [what === "socket" ? what : open(`virtio-${plan.id}`, what.size)];
-    });
+    const devices = plans.flatMap(({ id, inherits }) =>
+      inherits.map((what) => (what === "socket" ? what : open(`virtio-${id}`, what.size))),
+    );
     return await start([memory.fd, firmwareFd, ...devices]);
   } finally {
     for (const fd of opened) closeSync(fd);
