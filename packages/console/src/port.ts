@@ -293,13 +293,13 @@ export class ConsolePort implements Port {
   restarted(lost: VirtioFault | null): void {
     this.#connected = this.#options.announce === null;
     if (lost !== null) this.#streams.breakWrites(lost);
-    this.armed();
+    this.goOn();
   }
 
-  /** @internal Interrupts are to be asked for anew. */
-  armed(): void {
+  /** @internal The device goes on: interrupts are to be asked for anew, and who waits for room tries again. */
+  goOn(): void {
     if (this.#wantsBytes) this.#wantBytes();
-    if (this.#wantsRoom) this.#wantRoom();
+    this.#later(() => this.moved());
   }
 
   /** @internal The port is gone. What the device has written is its last. */

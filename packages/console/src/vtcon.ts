@@ -508,8 +508,7 @@ export class ConsoleDevice implements Attached {
     this.#control?.resume();
     for (const port of this.ports) {
       this.#ports.fill(port.id);
-      port.armed();
-      port.moved();
+      port.goOn();
     }
   }
 
