@@ -36,7 +36,7 @@ export class TransmitQueue {
   transmit(bytes: Uint8Array, start: number): number {
     const slots = this.#slots;
     let at = start;
-    if (this.#count === 0) this.reap();
+    if (this.#count * slots.size < bytes.length - start) this.reap();
     while (at < bytes.length && this.#count > 0) {
       const slot = this.#free[this.#count - 1] as number;
       const length = Math.min(slots.size, bytes.length - at);

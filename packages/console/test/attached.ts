@@ -32,13 +32,15 @@ export interface BenchOptions extends Omit<EmbeddedConsoleOptions, "host" | "por
   readonly seed?: number;
   readonly memory?: number;
   readonly driver?: VtconOptions;
+  /** The machine is closed by the caller. Default: when the test is over. */
+  readonly keep?: boolean;
 }
 
-/** A machine with one console, and no driver yet. Closed when the test is over. */
+/** A machine with one console, and no driver yet. */
 export async function machineOf(
   options: BenchOptions = {},
 ): Promise<Pick<Bench, "host" | "machine" | "node" | "rules">> {
-  const { ports, seed, memory, driver: _, ...device } = options;
+  const { ports, seed, memory, driver: _, keep = false, ...device } = options;
   const rules = new RuleBook();
   const host = new ConsoleHost(ports);
   const machine = await embedded({
@@ -47,7 +49,7 @@ export async function machineOf(
     ...(seed === undefined ? {} : { seed }),
     ...(memory === undefined ? {} : { memory }),
   });
-  onTestFinished(() => machine.close());
+  if (!keep) onTestFinished(() => machine.close());
   const [node] = await probe(machine.buses[0].bus);
   if (node === undefined) throw new Error("no device");
   return { host, machine, node, rules };
