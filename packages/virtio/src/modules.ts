@@ -22,6 +22,7 @@ export const moduleTable: ModuleTable = {
   virtio_pci: () => import("@virtio/pci-transport"),
   virtio_blk: () => import("@virtio/vtblk"),
   if_vtnet: () => import("@virtio/vtnet"),
+  virtio_console: () => import("@virtio/console"),
 };
 
 /** Finds modules by either of their names, as linker.hints does on FreeBSD. Each is brought into memory once. */
