@@ -2,7 +2,7 @@
 //
 // The device decides how many messages come, and some want an answer. They are taken also when there is no room for answers: else each
 // side could wait for the other. What waits is bounded, because of each port the last word alone is sent.
-import { type DmaMemory, Errno, type TaskQueue, VirtioFault, type Virtqueue } from "@virtio/core";
+import { type DmaMemory, type TaskQueue, VirtioFault, type Virtqueue } from "@virtio/core";
 import { CONSOLE_CONTROL_SIZE, ConsoleControl, type ConsoleEvent } from "@virtio/core/console";
 import { type Gate, Slots } from "./slots.js";
 
@@ -291,7 +291,3 @@ export class ControlQueue {
 function end(messages: readonly (Outgoing | null)[], fault: VirtioFault | null): void {
   for (const message of messages) for (const over of message?.over ?? []) over(fault);
 }
-
-/** A fault's errno, as FreeBSD's messages have it. */
-export const errnoOf = (error: unknown): number =>
-  error instanceof VirtioFault ? Errno[error.errno] : Errno.EIO;

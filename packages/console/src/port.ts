@@ -1,16 +1,11 @@
 // One port (FreeBSD's vtcon_port and its tty): bytes both ways, as streams and without.
 import { ByteStreams, Errno, type Port, type TaskQueue, VirtioFault } from "@virtio/core";
 import type { ReceiveQueue } from "./receive-queue.js";
+import type { WindowSize } from "./sizes.js";
 import type { TransmitQueue } from "./transmit-queue.js";
 
 /** Longest that close() waits until the device has taken what was transmitted. */
 const DRAIN_MS = 5000;
-
-/** Columns and rows of a console's window, in characters. */
-export interface WindowSize {
-  readonly cols: number;
-  readonly rows: number;
-}
 
 /** What a port needs of its device. */
 export interface PortOptions {

@@ -2,33 +2,25 @@
 // Each vtconN has ports ttyVN.0, ttyVN.1 and so on. Ports are plain lines of bytes: none is the kernel's console.
 import {
   type Attached,
-  type ConfigField,
   DeviceType,
   type Driver,
   type DriverContext,
   type FeatureSet,
-  type QueueSpec,
   ReservedFeature,
   type VirtioDevice,
   VirtioFault,
   type Virtqueue,
 } from "@virtio/core";
-import {
-  CONSOLE_RESIZE_SIZE,
-  ConsoleConfig,
-  ConsoleEvent,
-  ConsoleFeature,
-  ConsoleQueue,
-} from "@virtio/core/console";
-import { type ControlMessage, ControlQueue, errnoOf } from "./control-queue.js";
-import { aliasError, portNameOf } from "./events.js";
+import { ConsoleEvent, ConsoleFeature, ConsoleQueue } from "@virtio/core/console";
+import { ControlQueue } from "./control-queue.js";
+import { Events } from "./events.js";
 import { type Features, featureNames, wanted } from "./features.js";
 import type { VtconOptions } from "./options.js";
-import type { ConsolePort, WindowSize } from "./port.js";
+import type { ConsolePort } from "./port.js";
 import { type PortListener, Ports } from "./ports.js";
+import { queueSpecs, readConfig, type Settled, writeEmergency } from "./setup.js";
+import { type SizeListener, type WindowSize, WindowSizes } from "./sizes.js";
 
-/** Most ports of a device, FreeBSD's. */
-const PORTS_MAX = 32;
 /** The id of messages that are about no port. */
 const NO_PORT = 0xffff_ffff;
 /** How long suspend waits for what is in flight. */
@@ -52,14 +44,6 @@ export function vtcon(options: VtconOptions = {}): Driver<ConsoleDevice> {
   };
 }
 
-/** What driver and device agreed on. */
-interface Settled {
-  readonly features: FeatureSet<Features>;
-  /** Ports that there can be. */
-  readonly maxPorts: number;
-  readonly size: WindowSize | null;
-}
-
 /** A console device and its ports. States: running, resetting, suspended, closed. */
 export class ConsoleDevice implements Attached {
   /** `vtcon0` */
@@ -75,13 +59,8 @@ export class ConsoleDevice implements Attached {
   readonly #ports: Ports;
   /** Null without MULTIPORT. */
   readonly #control: ControlQueue | null;
-  readonly #resizeListeners = new Set<(size: WindowSize, port: number) => void>();
-  /** By number of the port. */
-  readonly #sizes = new Map<number, WindowSize>();
-  /** Ports that the device has not named again since it was reset. */
-  readonly #unconfirmed = new Set<number>();
-  /** The configuration changed since it was read; `reading`: it is being read. */
-  #config: "read" | "reading" | "changed" = "read";
+  readonly #sizes: WindowSizes;
+  readonly #events: Events;
   /** Ends when what was begun before is over; never rejects. */
   #last: Promise<unknown> = Promise.resolve();
   #recovering = false;
@@ -107,7 +86,6 @@ export class ConsoleDevice implements Attached {
     this.#context = context;
     this.#features = features;
     this.#virtqueues = virtqueues;
-    if (size !== null) this.#sizes.set(0, size);
     this.closed = new Promise((resolve) => {
       this.#close = resolve;
     });
@@ -118,6 +96,15 @@ export class ConsoleDevice implements Attached {
       virtqueues,
       gate: this.#gate,
       announce: (id, open) => this.#announce(id, open),
+    });
+    this.#sizes = new WindowSizes(device, this.#ports, context.log, size);
+    this.#events = new Events({
+      name: context.name,
+      log: context.log,
+      maxPorts,
+      ports: this.#ports,
+      sizes: this.#sizes,
+      control: () => this.#control,
     });
     const receive = virtqueues[ConsoleQueue.CONTROL_RECEIVE];
     const transmit = virtqueues[ConsoleQueue.CONTROL_TRANSMIT];
@@ -131,7 +118,7 @@ export class ConsoleDevice implements Attached {
             gate: this.#gate,
             tasks: device.tasks,
             device: context.name,
-            onMessage: (message) => this.#process(message),
+            onMessage: (message) => this.#events.process(message),
             onShort: (length) =>
               context.verbose(`a control message of ${length} bytes is no message`),
           });
@@ -146,7 +133,7 @@ export class ConsoleDevice implements Attached {
     const features = await device.negotiate(wanted);
     await device.finalizeFeatures();
     if (features.has(ConsoleFeature.EMERG_WRITE))
-      await options.early?.((byte) => emergencyWrite(device, byte));
+      await options.early?.((byte) => writeEmergency(device, byte));
     const settled = await readConfig(device, features);
     const virtqueues = await device.allocateQueues(queueSpecs(context.name, settled));
     await device.setupInterrupts();
@@ -157,15 +144,18 @@ export class ConsoleDevice implements Attached {
         // A reset may have come between.
         if (queue.broken === fault) driver.#broken(fault);
       };
-    device.onConfigChange = () => void driver.#configChanged();
+    device.onConfigChange = () => {
+      // One that is being reset is not to be touched, and is read afterwards anyway.
+      if (!driver.#recovering) void driver.#sizes.configChanged();
+    };
     return driver;
   }
 
   /** DRIVER_OK is set: the ports become visible, those that the device names when it is asked. @throws VirtioFault */
   async started(): Promise<void> {
-    if (this.#control === null) this.#add(0);
+    if (this.#control === null) this.#events.add(0);
     else await this.#ready(this.#control);
-    await this.#configChanged();
+    await this.#sizes.configChanged();
   }
 
   /** The device says which ports there are, and is told which of them were taken. */
@@ -196,13 +186,12 @@ export class ConsoleDevice implements Attached {
 
   /** Of the first port; null: the device does not say. */
   get size(): WindowSize | null {
-    return this.#sizes.get(0) ?? null;
+    return this.#sizes.get(0);
   }
 
   /** Calls `listener` as a task after the window of a port, by its number, changed; call what it returns to stop. */
-  onResize(listener: (size: WindowSize, port: number) => void): () => void {
-    this.#resizeListeners.add(listener);
-    return () => void this.#resizeListeners.delete(listener);
+  onResize(listener: SizeListener): () => void {
+    return this.#sizes.listen(listener);
   }
 
   /** Whether the device takes emergency writes. */
@@ -218,138 +207,11 @@ export class ConsoleDevice implements Attached {
   async emergencyWrite(byte: number): Promise<void> {
     if (!this.canWriteEmergency)
       throw this.#fail("UNSUPPORTED", "the device takes no emergency writes");
-    await emergencyWrite(this.#device, byte);
-  }
-
-  // ── control messages (§5.3.6.2) ─────────────────────────────────────────────
-
-  #process({ id, event, value, data }: ControlMessage): void {
-    if (id >= this.maxPorts) {
-      this.#context.log(`vtcon_ctrl_process_event: event ${event} invalid port ID ${id}`);
-      return;
-    }
-    switch (event) {
-      case ConsoleEvent.DEVICE_ADD:
-        this.#portAdd(id);
-        break;
-      case ConsoleEvent.DEVICE_REMOVE:
-        this.#portRemove(id);
-        break;
-      case ConsoleEvent.CONSOLE_PORT:
-        this.#portConsole(id);
-        break;
-      case ConsoleEvent.RESIZE:
-        this.#portResize(id, data);
-        break;
-      case ConsoleEvent.PORT_OPEN:
-        this.#known("open", id)?.setConnected(value !== 0);
-        break;
-      case ConsoleEvent.PORT_NAME:
-        this.#portName(id, data);
-        break;
-      default:
-      // FreeBSD is silent about what it does not know.
-    }
-  }
-
-  /** The port that a message is about; without it FreeBSD's line says so. */
-  #known(verb: "remove" | "console" | "open" | "name", id: number): ConsolePort | undefined {
-    const port = this.#ports.get(id);
-    if (port === undefined)
-      this.#context.log(`vtcon_ctrl_port_${verb}_event: ${verb} port ${id}, but does not exist`);
-    return port;
-  }
-
-  #portAdd(id: number): void {
-    const known = this.#ports.get(id);
-    if (known !== undefined && !this.#unconfirmed.delete(id)) {
-      this.#context.log(`vtcon_ctrl_port_add_event: adding port ${id}, but already exists`);
-      return;
-    }
-    if (known === undefined) {
-      try {
-        this.#add(id);
-      } catch (error) {
-        this.#context.log(`vtcon_ctrl_port_add_event: cannot create port ${id}: ${errnoOf(error)}`);
-        this.#control?.answer(id, ConsoleEvent.PORT_READY, 0);
-        return;
-      }
-    } else this.#ports.fill(id);
-    this.#control?.answer(id, ConsoleEvent.PORT_READY, 1);
-    if (known?.opened === true) this.#control?.answer(id, ConsoleEvent.PORT_OPEN, 1);
-  }
-
-  #add(id: number): void {
-    const port = this.#ports.add(id);
-    const size = this.#sizes.get(id);
-    if (size !== undefined) port.setSize(size);
-  }
-
-  #portRemove(id: number): void {
-    const port = this.#known("remove", id);
-    if (port === undefined) return;
-    this.#unconfirmed.delete(id);
-    if (id !== 0) this.#sizes.delete(id);
-    this.#control?.drop(id);
-    this.#ports.remove(port, this.#fail("CLOSED", `${port.name} was taken away`));
-  }
-
-  /** The answer is due whether somebody uses the port or not. */
-  #portConsole(id: number): void {
-    const port = this.#known("console", id);
-    if (port === undefined) return;
-    port.setConsole();
-    this.#control?.answer(id, ConsoleEvent.PORT_OPEN, 1);
-  }
-
-  #portResize(id: number, data: Uint8Array): void {
-    if (data.length < CONSOLE_RESIZE_SIZE) return;
-    const words = new DataView(data.buffer, data.byteOffset);
-    this.#resize(id, { cols: words.getUint16(0, true), rows: words.getUint16(2, true) });
-  }
-
-  /** A name is for ever: a second one is ignored, as one that is not ASCII. */
-  #portName(id: number, data: Uint8Array): void {
-    const port = this.#known("name", id);
-    const name = portNameOf(data);
-    if (port === undefined || port.alias !== "" || name === "") return;
-    const error = aliasError(name, new Set(this.ports.map(({ alias }) => alias)));
-    if (error === 0) port.setAlias(name);
-    else this.#context.log(`cannot make dev alias (vtcon/${name}) error ${error}`);
+    await writeEmergency(this.#device, byte);
   }
 
   async #announce(id: number, open: boolean): Promise<void> {
     await this.#control?.send(id, ConsoleEvent.PORT_OPEN, Number(open));
-  }
-
-  // ── window size ─────────────────────────────────────────────────────────────
-
-  #resize(id: number, size: WindowSize): void {
-    const before = this.#sizes.get(id);
-    if (before?.cols === size.cols && before.rows === size.rows) return;
-    this.#sizes.set(id, size);
-    this.#ports.get(id)?.setSize(size);
-    for (const listener of this.#resizeListeners)
-      this.#device.tasks.enqueue(() => listener(size, id));
-  }
-
-  /** The configuration's columns and rows are the first port's. */
-  async #configChanged(): Promise<void> {
-    if (!this.#features.has(ConsoleFeature.SIZE) || this.#recovering) return;
-    const reading = this.#config !== "read";
-    this.#config = "changed";
-    if (reading) return;
-    try {
-      while (this.#config === "changed") {
-        this.#config = "reading";
-        const { cols, rows } = ConsoleConfig;
-        this.#resize(0, await this.#device.config.readAll({ cols, rows }));
-      }
-    } catch (error) {
-      this.#context.log(`cannot read the window size: ${String(error)}`);
-    } finally {
-      this.#config = "read";
-    }
   }
 
   // ── faults ──────────────────────────────────────────────────────────────────
@@ -387,11 +249,11 @@ export class ConsoleDevice implements Attached {
     this.#ports.restart(fault);
     if (this.#control === null) this.#ports.fill(0);
     else {
-      for (const { id } of this.ports) this.#unconfirmed.add(id);
+      this.#events.expectAll();
       await this.#ready(this.#control);
-      for (const id of [...this.#unconfirmed]) this.#portRemove(id);
+      this.#events.removeUnconfirmed();
     }
-    await this.#configChanged();
+    await this.#sizes.configChanged();
   }
 
   /** The device broke a rule, cannot be reset, or is gone. */
@@ -515,42 +377,4 @@ export class ConsoleDevice implements Attached {
   #fail(code: VirtioFault["code"], what: string): VirtioFault {
     return new VirtioFault(code, what, { device: this.name });
   }
-}
-
-async function emergencyWrite(device: VirtioDevice, byte: number): Promise<void> {
-  if (!Number.isInteger(byte) || byte < 0 || byte > 0xff)
-    throw new VirtioFault("INVALID", `${byte} is no byte`);
-  const [offset, width] = ConsoleConfig.emergWr;
-  await device.config.write(offset, width as 4, byte);
-}
-
-/** What of the configuration was negotiated. */
-async function readConfig(device: VirtioDevice, features: FeatureSet<Features>): Promise<Settled> {
-  const { cols, rows, maxNrPorts } = ConsoleConfig;
-  const fields: Record<string, ConfigField> = {
-    ...(features.has(ConsoleFeature.SIZE) ? { cols, rows } : {}),
-    ...(features.has(ConsoleFeature.MULTIPORT) ? { maxNrPorts } : {}),
-  };
-  const config: Record<string, number> =
-    Object.keys(fields).length === 0 ? {} : await device.config.readAll(fields);
-  const { cols: columns, rows: lines, maxNrPorts: ports = 1 } = config;
-  return {
-    features,
-    maxPorts: Math.max(1, Math.min(ports, PORTS_MAX)),
-    size: columns === undefined || lines === undefined ? null : { cols: columns, rows: lines },
-  };
-}
-
-/** virtio 1.4 §5.3.2, with FreeBSD's names: they count pairs, so that port 1's are those of `port2`. */
-function queueSpecs(name: string, { features, maxPorts }: Settled): readonly QueueSpec[] {
-  const spec = (what: string): QueueSpec => ({
-    name: `${name}-${what}`,
-    maxSegments: 1,
-    interrupt: true,
-  });
-  const pairs = [[spec("port0 in"), spec("port0 out")]];
-  if (features.has(ConsoleFeature.MULTIPORT)) pairs.push([spec("control rx"), spec("control tx")]);
-  for (let port = 1; port < maxPorts; port++)
-    pairs.push([spec(`port${port + 1} in`), spec(`port${port + 1} out`)]);
-  return pairs.flat();
 }

@@ -1,6 +1,7 @@
 // A device that asks for a reset, and one that breaks a rule of the ring.
 import { type Driver, VirtioFault, type Virtqueue } from "@virtio/core";
 import { attach } from "@virtio/pci-transport";
+import type { PackedQueue, SplitQueue } from "@virtio/ring";
 import { describe, expect, it } from "vitest";
 import { type ConsoleDevice, vtcon } from "../src/index.js";
 import {
@@ -15,11 +16,6 @@ import {
   until,
   write,
 } from "./attached.js";
-
-/** A ring, as its transport ends it. */
-interface Failing extends Virtqueue {
-  fail(fault: VirtioFault): void;
-}
 
 /** A console whose rings the test can break. */
 async function breakable(options: BenchOptions = {}) {
@@ -47,7 +43,7 @@ async function breakable(options: BenchOptions = {}) {
   if (port === undefined || end === undefined) throw new Error("no port");
   const fail = (code: VirtioFault["code"]): VirtioFault => {
     const fault = new VirtioFault(code, "as the test wants it");
-    for (const queue of queues) (queue as Failing).fail(fault);
+    for (const queue of queues) (queue as PackedQueue | SplitQueue).fail(fault);
     return fault;
   };
   return { ...made, device, lines, port, end, fail };

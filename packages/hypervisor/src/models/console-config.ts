@@ -10,7 +10,7 @@ import type { RegisterSpace } from "../registers.js";
 import type { ConsoleHost } from "./console-host.js";
 
 /** Most ports: their doorbells fit the page that functions have for them. */
-export const CONSOLE_PORTS_MAX = 64;
+const CONSOLE_PORTS_MAX = 64;
 
 /** Features that a specification can name. */
 export const consoleModelFeatures: readonly ConsoleFeature[] = [
