@@ -91,7 +91,7 @@ export class ControlQueue {
   resume(): void {
     for (let slot = 0; slot < this.#receive.count; slot++)
       if (this.#receive.held[slot] === 0 && this.#receive.enqueueWritable(slot) !== 0) return;
-    this.#receive.queue.notify();
+    this.#receive.notify();
     this.#serve();
   }
 
@@ -172,7 +172,7 @@ export class ControlQueue {
     }
     const message = { id, event, value, over: over === undefined ? [] : [over] };
     if (this.#waiting.length > 0 || !this.#enqueue(message)) this.#waiting.push(message);
-    else this.#transmit.queue.notify();
+    else this.#transmit.notify();
   }
 
   /** False: there is no slot, or the queue takes none. */
@@ -203,7 +203,7 @@ export class ControlQueue {
       this.#waiting.shift();
       sent += 1;
     }
-    if (sent > 0) this.#transmit.queue.notify();
+    if (sent > 0) this.#transmit.notify();
   }
 
   // ── from the device ─────────────────────────────────────────────────────────
@@ -226,7 +226,7 @@ export class ControlQueue {
         break;
       }
     }
-    if (taken > 0) this.#receive.queue.notify();
+    if (taken > 0) this.#receive.notify();
   }
 
   #later(): void {

@@ -28,7 +28,7 @@ export class ReceiveQueue {
     for (let slot = 0; slot < slots.count; slot++)
       if (slots.held[slot] === 0 && slot !== this.#slot && slots.enqueueWritable(slot) !== 0)
         return;
-    slots.queue.notify();
+    slots.notify();
   }
 
   /** Copies bytes in the order in which they came; a buffer that was read whole goes back to the device. One doorbell a call. */
@@ -48,7 +48,7 @@ export class ReceiveQueue {
       if (slots.enqueueWritable(this.#slot) === 0) read += 1;
       this.#slot = -1;
     }
-    if (read > 0) slots.queue.notify();
+    if (read > 0) slots.notify();
     this.received += n;
     return n;
   }

@@ -5,7 +5,7 @@ import { type DmaMemory, type DmaRegion, Errno, type Virtqueue } from "@virtio/c
 export const SLOT_SIZE = 1024;
 export const SLOTS_MAX = 64;
 
-/** Whether the device may be given buffers. One for all queues of a device. */
+/** Whether the device may be given buffers, and told of them. One for all queues of a device. */
 export interface Gate {
   open: boolean;
 }
@@ -53,6 +53,11 @@ export class Slots {
     const error = this.queue.enqueueReadable(slot, this.address + slot * this.size, length);
     if (error === 0) this.held[slot] = 1;
     return error;
+  }
+
+  /** Shows the device what it was given, and rings if it wants that; nothing while it is to be left alone. */
+  notify(): void {
+    if (this.#gate.open) this.queue.notify();
   }
 
   /** Takes a used slot; -1: there is none. The queue's `usedLength` is never more than was writable. */

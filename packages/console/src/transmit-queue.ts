@@ -48,7 +48,7 @@ export class TransmitQueue {
       this.#pending += length;
       at += length;
     }
-    if (at > start) slots.queue.notify();
+    if (at > start) slots.notify();
     return at - start;
   }
 
@@ -63,9 +63,11 @@ export class TransmitQueue {
     }
   }
 
-  /** Asks for an interrupt when the device has taken something; true: it has already. */
+  /** Asks for an interrupt when the device takes something; true: it has, since the last look. */
   arm(): boolean {
-    return this.#slots.queue.enableInterrupt();
+    const before = this.#count;
+    this.reap();
+    return this.#count > before || this.#slots.queue.enableInterrupt();
   }
 
   /** The device was reset. @returns the bytes of which nobody knows whether it took them */

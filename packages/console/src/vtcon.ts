@@ -312,35 +312,29 @@ export class ConsoleDevice implements Attached {
   }
 
   /**
-   * What is transmitted is waited for. With SUSPEND the device keeps its buffers; without it is reset, and what it has given is kept here.
+   * With SUSPEND the device keeps its buffers. Without it, it is reset when it has taken what was transmitted; what it has given is kept
+   * here.
    * @throws VirtioFault BUSY (the device does not take what was transmitted), and what a reset throws
    */
   async suspend(): Promise<void> {
     // One that failed has nothing to suspend.
     if (this.#fault !== null) return;
     await this.#serial(async () => {
-      if (this.#features.has(ReservedFeature.SUSPEND)) await this.#device.suspend();
-      else await this.#giveUp();
+      const suspends = this.#features.has(ReservedFeature.SUSPEND);
+      this.#gate.open = false;
+      try {
+        if (suspends) await this.#device.suspend();
+        else await this.#quiesce();
+      } catch (error) {
+        this.#goOn();
+        throw error;
+      }
+      if (!suspends) await this.#takeBack();
       this.#suspended = true;
     });
   }
 
-  /** Takes every buffer back. */
-  async #giveUp(): Promise<void> {
-    this.#gate.open = false;
-    try {
-      await this.#quiesce();
-    } catch (error) {
-      this.#gate.open = true;
-      this.#goOn();
-      throw error;
-    }
-    await this.#device.reset();
-    this.#ports.keep();
-    for (const queue of this.#virtqueues) while (queue.drain() >= 0);
-    await this.#device.suspend();
-  }
-
+  /** Waits until the device has taken what was transmitted, with a bound. */
   async #quiesce(): Promise<void> {
     const late = new AbortController();
     const limit = this.#device.tasks.callout(QUIESCE_MS, () =>
@@ -349,9 +343,28 @@ export class ConsoleDevice implements Attached {
       ),
     );
     try {
-      await Promise.all(this.ports.map((port) => port.drain({ signal: late.signal })));
+      // A port that goes meanwhile has nothing to wait for.
+      const drained = this.ports.map((port) =>
+        port.drain({ signal: late.signal }).catch((error: unknown) => {
+          if (this.#ports.get(port.id) === port) throw error;
+        }),
+      );
+      await Promise.all(drained);
     } finally {
       limit.stop();
+    }
+  }
+
+  /** Takes every buffer back, by a reset. */
+  async #takeBack(): Promise<void> {
+    try {
+      await this.#device.reset();
+      this.#ports.keep();
+      for (const queue of this.#virtqueues) while (queue.drain() >= 0);
+      await this.#device.suspend();
+    } catch (error) {
+      this.#die(error instanceof VirtioFault ? error : this.#fail("IO", String(error)));
+      throw error;
     }
   }
 
@@ -365,8 +378,9 @@ export class ConsoleDevice implements Attached {
     });
   }
 
-  /** Buffers that could not be given to the device are. */
+  /** The device is given the buffers that it could not be given. */
   #goOn(): void {
+    this.#gate.open = true;
     this.#control?.resume();
     for (const port of this.ports) {
       this.#ports.fill(port.id);

@@ -1,5 +1,5 @@
 // Bytes and their flow control: nothing is lost or reordered, nothing spins, every wait can be ended.
-import { describe, expect, it } from "vitest";
+import { describe, expect, it, vi } from "vitest";
 import { bench, bytesOf, pattern, read, text, turns, until, write } from "./attached.js";
 import { virtualTime } from "./virtual-time.js";
 
@@ -90,6 +90,28 @@ describe("a port of vtcon", () => {
     await writing;
     expect(text(await read(end.readable, 8))).toBe("patience");
     expect(end.discarded).toBe(0);
+  });
+
+  it("sleeps while it waits for the other end to be opened again", async () => {
+    const { port, end, machine } = await single(serial);
+    const writing = write(port.writable, pattern(3 * BUFFERS));
+    await turns();
+    end.close();
+    await until(() => !port.connected);
+    const tasks = vi.spyOn(machine.tasks, "enqueue");
+    await turns(50);
+    expect(tasks.mock.calls.length).toBeLessThan(10);
+    tasks.mockRestore();
+    end.open();
+    // What the device had taken when nobody was there is lost; the driver gave it nothing more.
+    const left = 3 * BUFFERS - end.discarded;
+    expect(
+      Buffer.compare(
+        (await read(end.readable, left)).subarray(-1000),
+        pattern(3 * BUFFERS).subarray(-1000),
+      ),
+    ).toBe(0);
+    await writing;
   });
 
   it("gives the device at once what is written to a console, whoever listens", async () => {
