@@ -56,7 +56,9 @@ export interface VirtioDevice {
   setupInterrupts(): Promise<InterruptKind>;
   /**
    * Reset, same queues, DRIVER_OK again. (reinit, reinit_complete)
-   * @param features - other features of the device's type than before, all of them once accepted by negotiate(). Default: the same.
+   * @param features - other features of the device's type than before, all of them once accepted by negotiate(); those of queues and
+   * negotiation are the same. Default: the same.
+   * @throws INVALID when they are not, and nothing was done; what reset(), negotiate() and finalizeFeatures() throw; DEVICE_MISBEHAVED
    */
   reinit<F extends number>(features?: FeatureSet<F>): Promise<void>;
   /** Until the device says it is done; bounded. @throws TIMED_OUT */

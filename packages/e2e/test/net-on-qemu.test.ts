@@ -26,6 +26,7 @@ import {
 } from "@virtio/packets";
 import { attach, probe } from "@virtio/pci-transport";
 import { net, type QemuMachine, type QemuNetOptions, qemu } from "@virtio/qemu";
+import { transmit } from "@virtio/testing";
 import { type Vtnet, type VtnetOptions, vtnet } from "@virtio/vtnet";
 import { describe, expect, it, onTestFinished } from "vitest";
 import { hasQemu, pattern } from "./machines.js";
@@ -156,24 +157,6 @@ const takerOf = (iface: Vtnet): (() => Promise<Uint8Array>) => {
   const frames = iface[Symbol.asyncIterator]();
   return async () => (await frames.next()).value as Uint8Array;
 };
-
-/** Transmits a frame of one or more buffers, with what the device is to do with it. */
-function transmit(iface: Vtnet, bytes: Uint8Array, change: Partial<Frame>): void {
-  let head: Frame | null = null;
-  let tail: Frame | null = null;
-  for (let at = 0; at < bytes.length; ) {
-    const part = iface.allocate();
-    if (part === null) throw new Error("no frame");
-    const piece = bytes.subarray(at, at + part.room);
-    part.bytes.set(piece, part.offset);
-    part.length = piece.length;
-    at += piece.length;
-    head ??= part;
-    if (tail !== null) tail.next = part;
-    tail = part;
-  }
-  expect(iface.transmitBurst(-1, [Object.assign(head as Frame, change)], 1)).toBe(1);
-}
 
 /** What QEMU says of a queue of `net0`. */
 async function queueOf(machine: QemuMachine, queue: number): Promise<Record<string, number>> {

@@ -33,6 +33,8 @@ export interface DeviceModel {
   readonly classCode: number;
   /** Words of the feature bits of the device type. */
   readonly features: readonly number[];
+  /** Bits that the legacy interface alone offers besides: bit numbers. Absent: none. */
+  readonly legacyFeatures?: readonly number[];
   /** Which features need which: accepted ones are closed under it (virtio 1.4 §2.2.1). Pairs of bit numbers. */
   readonly prerequisites: readonly (readonly [bit: number, needs: number])[];
   /** Queues of the device. */

@@ -40,7 +40,10 @@ const FIRST_MAC = "52:54:00:12:34:56";
 /** {@inheritDoc DeviceKind} */
 export const netKind: DeviceKind<NetSpec | EmbeddedNetSpec> = {
   hasFeature: (name) => netModelFeatures.includes(NetFeature[name as keyof typeof NetFeature]),
-  refuse() {},
+  refuse({ features, legacy = "off" }, refuse) {
+    if (features?.["GSO"] === true && legacy === "off")
+      refuse("offers gso on the legacy interface alone: it needs legacy=on or transitional");
+  },
   async make(spec, { name, ordinal, openNet }) {
     const embedded: EmbeddedNetSpec = spec;
     const backend = await wireOf(embedded, openNet);

@@ -20,7 +20,7 @@ async function withGuest(
 }
 
 /** Offered when named. */
-const datagrams = { HOST_UFO: true, GUEST_USO4: true, GUEST_USO6: true };
+const datagrams = { HOST_UFO: true, GUEST_UFO: true, GUEST_USO4: true, GUEST_USO6: true };
 
 const acks = async (
   g: NetGuest,
@@ -67,6 +67,26 @@ describe("a network device says of itself", () => {
       expect(g.accepted).toContain(NetFeature.GUEST_ECN);
       expect(g.queues).toHaveLength(2);
     }));
+
+  it("GSO on its legacy interface alone, where it completes checksums", async () => {
+    for (const [legacy, CSUM, there] of [
+      ["on", true, true],
+      ["on", false, false],
+      ["off", true, false],
+      ["transitional", true, false],
+    ] as const)
+      await withGuest({ legacy, start: false, features: { CSUM } }, async (g) =>
+        // A transitional device is looked at by its modern interface.
+        expect((await g.offered()).includes(NetFeature.GSO)).toBe(there),
+      );
+    const held = { legacy: "on", start: false, features: { GSO: false } } as const;
+    await withGuest(held, async (g) => expect(await g.offered()).not.toContain(NetFeature.GSO));
+    await expect(embedded({ devices: ["net,gso=on"] })).rejects.toMatchObject({
+      code: "UNSUPPORTED",
+    });
+    const unsummed = embedded({ devices: ["net,legacy=on,gso=on,csum=off"] });
+    await expect(unsummed).rejects.toMatchObject({ code: "INVALID" });
+  });
 
   for (const [what, options] of [
     ["queues without a control queue", { queues: 2, features: { CTRL_VQ: false } }],
@@ -121,6 +141,7 @@ describe("a network device says of itself", () => {
     [NetFeature.HOST_ECN, NetFeature.HOST_TSO4],
     [NetFeature.GUEST_ECN, NetFeature.GUEST_TSO6],
     [NetFeature.GUEST_TSO4, NetFeature.GUEST_CSUM],
+    [NetFeature.GUEST_UFO, NetFeature.GUEST_CSUM],
     [NetFeature.GUEST_USO4, NetFeature.GUEST_CSUM],
     [NetFeature.GUEST_USO6, NetFeature.GUEST_CSUM],
     [NetFeature.HOST_UFO, NetFeature.CSUM],

@@ -24,6 +24,12 @@ async function give(g: NetGuest, ...frames: readonly Uint8Array[]): Promise<bool
 }
 
 const flagsOf = ({ header }: Received): number => header.getUint8(0);
+/** The checksum of its IPv4 header is wrong. */
+const misheaded = (bytes: Uint8Array): Uint8Array => {
+  const other = bytes.slice();
+  other[24] = (other[24] ?? 0) ^ 1;
+  return other;
+};
 const plain = [NetFeature.MAC, NetFeature.STATUS] as const;
 const broken = (bytes: Uint8Array): Uint8Array => {
   const other = bytes.slice();
@@ -193,7 +199,7 @@ describe("checksums of received frames", () => {
   for (const ip of [4, 6] as const)
     it(`are partial, as from another guest, where the device is asked for it (IPv${ip})`, () =>
       withGuest({ accept, partialChecksums: true }, async (g) => {
-        await g.post(3, 2000);
+        await g.post(4, 2000);
         const l4 = ip === 4 ? 34 : 54;
         for (const protocol of ["tcp", "udp"] as const) {
           await give(g, frame({ ip, protocol }));
@@ -206,8 +212,12 @@ describe("checksums of received frames", () => {
             header.getUint16(8, true),
           ]).toEqual([NetHeaderFlag.NEEDS_CSUM, l4, protocol === "tcp" ? 16 : 6]);
         }
-        await give(g, broken(frame({ ip })));
-        expect(g.received()[0]?.frame).toEqual(broken(frame({ ip })));
+        const wrong = [broken(frame({ ip })), ...(ip === 4 ? [misheaded(frame())] : [])];
+        for (const bytes of wrong) {
+          await give(g, bytes);
+          const [received] = g.received();
+          expect([received?.frame, received && flagsOf(received)]).toEqual([bytes, 0]);
+        }
       }));
 
   it("follow what the driver switches", () =>
@@ -329,16 +339,20 @@ describe("TCP segments that follow each other", () => {
         expect(received.map(flagsOf)).toEqual([1, 2]);
       }));
 
-  it("whose checksum is wrong come as they are, behind those before them", () =>
-    withGuest({}, async (g) => {
-      await g.post(20, 2048);
-      const [a, b, c] = segments(3, 100);
-      if (a === undefined || b === undefined || c === undefined) throw new Error("three");
-      await give(g, a, broken(b), c);
-      const received = g.received();
-      expect(received.map(({ frame: bytes }) => bytes)).toEqual([a, broken(b), c]);
-      expect(received.map(flagsOf)).toEqual([2, 0, 2]);
-    }));
+  for (const [what, spoil] of [
+    ["checksum", broken],
+    ["IPv4 header's checksum", misheaded],
+  ] as const)
+    it(`whose ${what} is wrong come as they are, behind those before them`, () =>
+      withGuest({}, async (g) => {
+        await g.post(20, 2048);
+        const [a, b, c] = segments(3, 100);
+        if (a === undefined || b === undefined || c === undefined) throw new Error("three");
+        await give(g, a, spoil(b), c);
+        const received = g.received();
+        expect(received.map(({ frame: bytes }) => bytes)).toEqual([a, spoil(b), c]);
+        expect(received.map(flagsOf)).toEqual([2, 0, 2]);
+      }));
 
   it("begin with CWR only where ECN was accepted", () =>
     withGuest({}, async (g) => {

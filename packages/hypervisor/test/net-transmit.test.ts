@@ -3,7 +3,7 @@ import { DeviceStatus, ReservedFeature } from "@virtio/core";
 import { NetFeature, NetGso, NetHeaderFlag } from "@virtio/core/net";
 import { describe, expect, it } from "vitest";
 import { frame, GUEST_MAC, look, PEER_MAC, pattern } from "./frames.js";
-import { NetGuest, type NetGuestOptions, TestWire } from "./net-guest.js";
+import { type HeaderFields, NetGuest, type NetGuestOptions, TestWire } from "./net-guest.js";
 
 const outward = { to: PEER_MAC, from: GUEST_MAC };
 
@@ -17,6 +17,15 @@ async function withGuest(
   } finally {
     await guest.close();
   }
+}
+
+const gsoAlone = [NetFeature.MAC, NetFeature.CSUM, NetFeature.GSO];
+
+/** The header in a descriptor of its own, as drivers without ANY_LAYOUT have it. */
+async function transmitLegacy(g: NetGuest, bytes: Uint8Array, fields: HeaderFields): Promise<void> {
+  g.queue(1).offer([g.header(fields), bytes]);
+  await g.ring(1);
+  await g.settle();
 }
 
 describe("a network device that transmits", () => {
@@ -260,6 +269,42 @@ describe("a network device that transmits", () => {
         await g.settle();
         expect(g.wire.sent).toEqual([frame(spec)]);
       }));
+
+  for (const [what, gsoType, spec, l4] of [
+    ["TCP over IPv4", NetGso.TCPV4, {}, 34],
+    ["TCP over IPv6 with ECN", NetGso.TCPV6 | NetGso.ECN, { ip: 6, flags: 0x90 }, 54],
+    ["a UDP datagram", NetGso.UDP, { protocol: "udp" }, 34],
+  ] as const)
+    it(`cuts ${what} for a legacy driver that accepted GSO alone (§5.1.3.2)`, () =>
+      withGuest({ legacy: "on", accept: gsoAlone }, async (g) => {
+        const whole = { ...outward, ...spec, payload: 3000 };
+        await transmitLegacy(g, frame(whole, true), {
+          flags: NetHeaderFlag.NEEDS_CSUM,
+          gsoType,
+          gsoSize: 1000,
+          hdrLen: 100,
+          csumStart: l4,
+          csumOffset: gsoType === NetGso.UDP ? 6 : 16,
+        });
+        expect(g.wire.sent.length).toBeGreaterThan(2);
+        // What the fragments hold is another file's matter.
+        if (gsoType !== NetGso.UDP) {
+          const seen = g.wire.sent.map(look);
+          expect(seen.flatMap(({ problems }) => problems)).toEqual([]);
+          expect(seen.flatMap(({ payload }) => [...payload])).toEqual([...pattern(3000)]);
+        }
+        expect(g.port.counters).toMatchObject({ transmitted: 1, malformed: 0 });
+        expect(g.clauses()).toEqual([]);
+      }));
+
+  it("cuts no UDP into datagrams for GSO alone, which is older", () =>
+    withGuest({ legacy: "on", accept: gsoAlone }, async (g) => {
+      const asked = { flags: 1, gsoType: NetGso.UDP_L4, gsoSize: 1000, hdrLen: 42 };
+      const bytes = frame({ ...outward, protocol: "udp", payload: 2500 }, true);
+      await transmitLegacy(g, bytes, { ...asked, csumStart: 34, csumOffset: 6 });
+      expect([g.wire.sent, g.port.counters.malformed]).toEqual([[], 1]);
+      expect(g.clauses().sort()).toEqual(["NET-TX-12", "NET-TX-13"]);
+    }));
 
   it("reads a header of 20 bytes with HASH_REPORT", () =>
     withGuest({ features: { HASH_REPORT: true } }, async (g) => {

@@ -19,7 +19,7 @@ import {
 import { IsrStatus } from "@virtio/core/pci";
 import { QUEUE_SIZE_MAX } from "@virtio/core/ring";
 import type { PciConfigSpace } from "./config-space.js";
-import { chooseFeatures } from "./features.js";
+import { chooseFeatures, haveSameReservedBits } from "./features.js";
 import { Interrupts } from "./interrupts.js";
 import type { Opened, PciNode } from "./node.js";
 import type { OfferedQueue, VirtioRegisters } from "./registers.js";
@@ -174,9 +174,16 @@ export class PciDevice implements VirtioDevice {
   }
 
   async reinit<F extends number>(wanted?: FeatureSet<F>): Promise<void> {
+    const expected = wanted?.words() ?? this.#negotiated;
+    // The queues are those that were made for the bits of before.
+    if (!haveSameReservedBits(expected, this.#negotiated))
+      throw new VirtioFault(
+        "INVALID",
+        "reinit wants other features of queues and negotiation than were negotiated",
+        { device: this.#context.name },
+      );
     await this.reset();
     await this.#seen();
-    const expected = wanted?.words() ?? this.#negotiated;
     const features = await this.#choose(expected);
     if (features.some((word, i) => word !== (expected[i] ?? 0)))
       throw this.#misbehaved("other features are offered after a reset", "§2.2.2");

@@ -44,6 +44,10 @@ const RESERVED_BITS: readonly number[] = [0xff00_0000, 0x0003_f9ff];
 const bit = (words: readonly number[], n: number): boolean =>
   ((words[n >>> 5] ?? 0) & (1 << (n & 31))) !== 0;
 
+/** Whether two sets have the same bits of queues and negotiation: a queue that was made with the one works with the other. */
+export const haveSameReservedBits = (a: readonly number[], b: readonly number[]): boolean =>
+  RESERVED_BITS.every((mask, i) => (((a[i] ?? 0) ^ (b[i] ?? 0)) & mask) === 0);
+
 /** What is asked of {@link chooseFeatures}. Feature bits are words, low first. */
 export interface FeatureChoice {
   readonly offered: readonly number[];

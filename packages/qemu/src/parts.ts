@@ -1,31 +1,25 @@
 // What QEMU makes a device of, on its command line and by QMP alike.
 
-/** One thing that QEMU makes: a block node, a network back end, a character device, an object, a device. */
+/** One thing that QEMU makes. */
 export interface Part {
-  readonly kind: keyof typeof ways;
+  readonly kind: "blockdev" | "netdev" | "object" | "chardev" | "device";
   /** As JSON has them on the command line and in QMP; but a `chardev`, which has no JSON, is made on the command line alone. */
   readonly options: Readonly<Record<string, unknown>>;
 }
 
-const byId = (options: Part["options"]): Part["options"] => ({ id: options["id"] });
-
-/** How each kind is asked for, and how it is taken away. */
-const ways = {
-  blockdev: {
-    option: "-blockdev",
-    add: "blockdev-add",
-    remove: "blockdev-del",
-    name: (options: Part["options"]) => ({ "node-name": options["node-name"] }),
-  },
-  netdev: { option: "-netdev", add: "netdev_add", remove: "netdev_del", name: byId },
-  object: { option: "-object", add: "object-add", remove: "object-del", name: byId },
-  device: { option: "-device", add: "device_add", remove: "device_del", name: byId },
-  chardev: { option: "-chardev", add: null, remove: null, name: byId },
-} as const;
+/** The commands of QMP that make each kind, and take it away by one of its options. */
+const commands: Readonly<
+  Record<Exclude<Part["kind"], "chardev">, readonly [add: string, remove: string, name: string]>
+> = {
+  blockdev: ["blockdev-add", "blockdev-del", "node-name"],
+  netdev: ["netdev_add", "netdev_del", "id"],
+  object: ["object-add", "object-del", "id"],
+  device: ["device_add", "device_del", "id"],
+};
 
 /** The option of the command line that makes a part, and its value. */
 export function optionOf({ kind, options }: Part): readonly [option: string, value: string] {
-  const { option } = ways[kind];
+  const option = `-${kind}`;
   if (kind !== "chardev") return [option, JSON.stringify(options)];
   const { backend, ...rest } = options;
   const pairs = Object.entries(rest).map(([key, value]) => `${key}=${value}`);
@@ -40,10 +34,10 @@ export interface Command {
 
 /** The commands that make a part and take it away; null for what the command line alone makes. */
 export function commandsOf({ kind, options }: Part): { add: Command; remove: Command } | null {
-  const { add, remove, name } = ways[kind];
-  if (add === null) return null;
+  if (kind === "chardev") return null;
+  const [add, remove, name] = commands[kind];
   return {
     add: { name: add, arguments: options },
-    remove: { name: remove, arguments: name(options) },
+    remove: { name: remove, arguments: { [name]: options[name] } },
   };
 }

@@ -1,5 +1,5 @@
 // vtnet on the embedded machine.
-import { type Frame, SysctlTree } from "@virtio/core";
+import { SysctlTree } from "@virtio/core";
 import {
   type EmbeddedMachine,
   type EmbeddedNetOptions,
@@ -77,26 +77,6 @@ export function tcp(payload: number): Uint8Array {
   for (let i = 0; i < payload; i++) bytes[54 + i] = (i * 13) >>> 3;
   put16(bytes, 50, pseudoSum4(bytes, 14, IpProtocol.TCP, 20 + payload));
   return bytes;
-}
-
-/** Puts bytes into a chain of frames, and sends it. */
-export function send(iface: Vtnet, bytes: Uint8Array, change: Partial<Frame> = {}): void {
-  let head: Frame | null = null;
-  let tail: Frame | null = null;
-  for (let at = 0; at < bytes.length; ) {
-    const part = iface.allocate();
-    if (part === null) throw new Error("no frame");
-    const piece = bytes.subarray(at, at + part.room);
-    part.bytes.set(piece, part.offset);
-    part.length = piece.length;
-    at += piece.length;
-    head ??= part;
-    if (tail !== null) tail.next = part;
-    tail = part;
-  }
-  if (head === null) throw new Error("nothing");
-  Object.assign(head, change);
-  expect(iface.transmitBurst(-1, [head], 1)).toBe(1);
 }
 
 /** What asks for segments of 1448 bytes of such a packet. */

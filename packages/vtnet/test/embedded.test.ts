@@ -2,8 +2,9 @@ import { type Frame, InterfaceCapability } from "@virtio/core";
 import { NetHash } from "@virtio/core/net";
 import { LoopbackBackend, type NetLies, NetPort } from "@virtio/hypervisor";
 import { complete, Headers, IpProtocol, parseMac, pseudoSum4, sum } from "@virtio/packets";
+import { transmit } from "@virtio/testing";
 import { describe, expect, it } from "vitest";
-import { bench, send, tcp, tso, until } from "./bench.js";
+import { bench, tcp, tso, until } from "./bench.js";
 import { frameOf } from "./fake-device.js";
 
 describe("vtnet on the embedded machine", () => {
@@ -63,7 +64,7 @@ describe("vtnet on the embedded machine", () => {
         const { iface } = await bench({ features: { MRG_RXBUF } }, { lroDisable: !lro });
         await iface.up();
         const whole = tcp(20_000);
-        send(iface, whole, tso);
+        transmit(iface, whole, tso);
         const got: number[] = [];
         const sizes: number[] = [];
         for await (const segment of iface) {
@@ -87,7 +88,7 @@ describe("vtnet on the embedded machine", () => {
     const { iface } = await bench({ partialChecksums: true }, { lroDisable: true });
     await iface.up();
     const { gsoType: _, gsoSize: __, ...csum } = tso;
-    send(iface, tcp(600), csum);
+    transmit(iface, tcp(600), csum);
     const { value } = await iface[Symbol.asyncIterator]().next();
     const pseudo = pseudoSum4(value ?? new Uint8Array(54), 14, IpProtocol.TCP, 620);
     expect(complete(sum(value ?? new Uint8Array(), 34, 654, pseudo))).toBe(0);
@@ -138,7 +139,7 @@ describe("vtnet on the embedded machine", () => {
       expect([iface.queuePairs, port.activePairs]).toEqual([pairs, pairs]);
       expect(port.counters.refused).toBe(0);
       const { gsoType: _, gsoSize: __, ...csum } = tso;
-      send(iface, tcp(600), csum);
+      transmit(iface, tcp(600), csum);
       const frames: (Frame | null)[] = [];
       let hash = 0;
       await until(() => {

@@ -2,9 +2,10 @@
 import { InterfaceCapability } from "@virtio/core";
 import { type EmbeddedNetOptions, LoopbackBackend, NetPort, RuleBook } from "@virtio/hypervisor";
 import { parseMac } from "@virtio/packets";
+import { transmit } from "@virtio/testing";
 import { beforeAll, describe, expect, it } from "vitest";
 import type { VtnetOptions } from "../src/index.js";
-import { bench, send, tcp, tso, until } from "./bench.js";
+import { bench, tcp, tso, until } from "./bench.js";
 import { frameOf } from "./fake-device.js";
 
 const address = "52:54:00:12:34:56";
@@ -41,10 +42,10 @@ async function load(
   const { received, transmitted } = port.counters;
   const plain = frameOf(100);
   plain.set(parseMac(address), 6);
-  send(iface, plain);
-  send(iface, tcp(600), partial);
+  transmit(iface, plain);
+  transmit(iface, tcp(600), partial);
   const cuts = iface.capabilities.has(InterfaceCapability.TSO4);
-  if (cuts) send(iface, tcp(4000), tso);
+  if (cuts) transmit(iface, tcp(4000), tso);
   await until(
     () =>
       port.counters.transmitted >= transmitted + 2 + Number(cuts) &&

@@ -42,6 +42,7 @@ const offeredByDefault: readonly NetFeature[] = [
   NetFeature.GUEST_CSUM,
   NetFeature.CTRL_GUEST_OFFLOADS,
   NetFeature.MAC,
+  NetFeature.GSO,
   NetFeature.GUEST_TSO4,
   NetFeature.GUEST_TSO6,
   NetFeature.GUEST_ECN,
@@ -61,6 +62,7 @@ const offeredByDefault: readonly NetFeature[] = [
 
 /** Offered when named. QEMU's device fragments, and puts datagrams together, only where its wire does. */
 const offeredOnDemand: readonly NetFeature[] = [
+  NetFeature.GUEST_UFO,
   NetFeature.HOST_UFO,
   NetFeature.VQ_NOTF_COAL,
   NetFeature.NOTF_COAL,
@@ -71,6 +73,9 @@ const offeredOnDemand: readonly NetFeature[] = [
   NetFeature.RSS,
 ];
 
+/** Of these, what the legacy interface alone offers (§5.1.3.2). */
+export const netLegacyFeatures: readonly NetFeature[] = [NetFeature.GSO];
+
 /** Features that a specification can name. MTU, MQ and SPEED_DUPLEX come with what they speak of. */
 export const netModelFeatures: readonly NetFeature[] = [...offeredByDefault, ...offeredOnDemand];
 
@@ -78,6 +83,7 @@ export const netModelFeatures: readonly NetFeature[] = [...offeredByDefault, ...
 export const netPrerequisites: readonly (readonly [bit: NetFeature, needs: NetFeature])[] = [
   [NetFeature.GUEST_TSO4, NetFeature.GUEST_CSUM],
   [NetFeature.GUEST_TSO6, NetFeature.GUEST_CSUM],
+  [NetFeature.GUEST_UFO, NetFeature.GUEST_CSUM],
   [NetFeature.GUEST_USO4, NetFeature.GUEST_CSUM],
   [NetFeature.GUEST_USO6, NetFeature.GUEST_CSUM],
   [NetFeature.HOST_TSO4, NetFeature.CSUM],
@@ -100,11 +106,12 @@ const eitherOf: readonly (readonly [bit: NetFeature, one: NetFeature, other: Net
   [NetFeature.HOST_ECN, NetFeature.HOST_TSO4, NetFeature.HOST_TSO6],
 ];
 
-/** A device does not offer these without CTRL_VQ (§5.1.4.1, §5.1.9.5.9), though a driver may accept them so. */
-const offeredWithControl: readonly NetFeature[] = [
-  NetFeature.CTRL_GUEST_OFFLOADS,
-  NetFeature.CTRL_RX_EXTRA,
-  NetFeature.HASH_REPORT,
+/** What a device does not offer without another feature, though a driver may accept it so: §5.1.4.1, §5.1.9.5.9; GSO needs NEEDS_CSUM. */
+const offeredWith: readonly (readonly [bit: NetFeature, needs: NetFeature])[] = [
+  [NetFeature.CTRL_GUEST_OFFLOADS, NetFeature.CTRL_VQ],
+  [NetFeature.CTRL_RX_EXTRA, NetFeature.CTRL_VQ],
+  [NetFeature.HASH_REPORT, NetFeature.CTRL_VQ],
+  [NetFeature.GSO, NetFeature.CSUM],
 ];
 
 /** Feature that gates each configuration field by its offset (§5.1.4). */
@@ -272,9 +279,9 @@ function offer({ queues, mtu, features, characteristics }: NetConfigurationOptio
   const lacks = (bit: NetFeature): boolean => {
     const has = (other: NetFeature): boolean => offered.includes(other);
     return (
-      netPrerequisites.some(([dependent, needs]) => dependent === bit && !has(needs)) ||
-      eitherOf.some(([dependent, one, other]) => dependent === bit && !has(one) && !has(other)) ||
-      (offeredWithControl.includes(bit) && !has(NetFeature.CTRL_VQ))
+      [...netPrerequisites, ...offeredWith].some(
+        ([dependent, needs]) => dependent === bit && !has(needs),
+      ) || eitherOf.some(([dependent, one, other]) => dependent === bit && !has(one) && !has(other))
     );
   };
   // What was held back takes along what needs it; twice, as what needs that needs nothing else.

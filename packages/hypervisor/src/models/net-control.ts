@@ -32,6 +32,7 @@ const guestOffloads: readonly NetFeature[] = [
   NetFeature.GUEST_TSO4,
   NetFeature.GUEST_TSO6,
   NetFeature.GUEST_ECN,
+  NetFeature.GUEST_UFO,
   NetFeature.GUEST_USO4,
   NetFeature.GUEST_USO6,
 ];

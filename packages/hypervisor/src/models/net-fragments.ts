@@ -17,13 +17,13 @@ import { HEADERS_MAX, storeChecksum, UDP_CHECKSUM } from "./net-segments.js";
 export const FRAGMENT_HEADER_SIZE = 8;
 
 /** IPv6 extension headers (RFC 8200 §4). Values. */
-enum Extension {
+export enum Extension {
   FRAGMENT = 44,
   DESTINATION = 60,
 }
 
 /** Flag of an IPv4 header: more fragments follow. */
-const MORE_FRAGMENTS = 0x2000;
+export const MORE_FRAGMENTS = 0x2000;
 
 /** IPv4 options (RFC 791 §3.1): two that are a single byte, and the flag of those that each fragment has. */
 const OPTION_END = 0;
@@ -136,7 +136,7 @@ export class NetFragmenter {
 }
 
 /** Where the IPv6 header or the extension header ends whose "next header" is at `naming`. */
-function behind(bytes: Uint8Array, l3: number, naming: number): number {
+export function behind(bytes: Uint8Array, l3: number, naming: number): number {
   if (naming === l3 + 6) return l3 + IPV6_HEADER_SIZE;
   return naming + ((bytes[naming + 1] as number) + 1) * 8;
 }

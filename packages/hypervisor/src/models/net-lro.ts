@@ -2,76 +2,23 @@
 // (virtio 1.4 §5.1.9.4.1).
 import { NetFeature, NetGso } from "@virtio/core/net";
 import {
-  complete,
   get16,
   get32,
   type Headers,
   IPV4_HEADER_SIZE,
   IPV6_HEADER_SIZE,
   IpProtocol,
-  pseudoSum4,
-  pseudoSum6,
   put16,
-  sum,
   TCP_HEADER_SIZE,
   TcpFlag,
 } from "@virtio/packets";
 import { hasBit } from "../feature-words.js";
 import type { ToeplitzHash } from "./net-hash.js";
+import { emptyMerged, finish, IP_MAX, isSame, type Merged } from "./net-merged.js";
 import { TCP_CHECKSUM, UDP_CHECKSUM } from "./net-segments.js";
 
 /** Flows whose segments are put together at a time. */
 const FLOWS = 8;
-/** Most bytes of an IP packet. */
-const IP_MAX = 0xffff;
-/** An Ethernet header and a VLAN tag before it. */
-const FRAME_ROOM = IP_MAX + 32;
-
-/** One frame made of segments: of TCP, or whole datagrams of UDP. */
-export interface Merged {
-  readonly bytes: Uint8Array;
-  length: number;
-  /** Segments in it; 0: not in use. */
-  segments: number;
-  pair: number;
-  /** NetGso, ECN or'ed to it. */
-  gsoType: number;
-  /** Payload bytes of its segments. */
-  size: number;
-  ip: 0 | 4 | 6;
-  /** IpProtocol: TCP, or UDP. */
-  protocol: number;
-  l3: number;
-  l4: number;
-  payload: number;
-  /** Offset of its checksum behind `l4`. */
-  csumOffset: number;
-  /** Of TCP: sequence number that follows. */
-  next: number;
-  /** Its last segment is in it. */
-  ended: boolean;
-  hash: number;
-  hashReport: number;
-}
-
-const empty = (): Merged => ({
-  bytes: new Uint8Array(FRAME_ROOM),
-  length: 0,
-  segments: 0,
-  pair: 0,
-  gsoType: NetGso.NONE,
-  size: 0,
-  ip: 0,
-  protocol: 0,
-  l3: 0,
-  l4: 0,
-  payload: 0,
-  csumOffset: 0,
-  next: 0,
-  ended: false,
-  hash: 0,
-  hashReport: 0,
-});
 
 /** Puts segments together. */
 export class NetLro {
@@ -98,7 +45,8 @@ export class NetLro {
     this.#tcp = this.#has(NetFeature.GUEST_TSO4) || this.#has(NetFeature.GUEST_TSO6);
     this.#udp = this.#has(NetFeature.GUEST_USO4) || this.#has(NetFeature.GUEST_USO6);
     this.on = this.#tcp || this.#udp;
-    if (this.on && this.#flows.length === 0) this.#flows = Array.from({ length: FLOWS }, empty);
+    if (this.on && this.#flows.length === 0)
+      this.#flows = Array.from({ length: FLOWS }, emptyMerged);
   }
 
   /**
@@ -254,17 +202,6 @@ function isSameNetwork(
     : isSame(own, bytes, offset, l3, l3 + 4) && isSame(own, bytes, offset, l3 + 6, l3 + 8);
 }
 
-function isSame(
-  own: Uint8Array,
-  bytes: Uint8Array,
-  offset: number,
-  from: number,
-  to: number,
-): boolean {
-  for (let i = from; i < to; i++) if (own[i] !== bytes[offset + i]) return false;
-  return true;
-}
-
 function begin(merged: Merged, headers: Headers, bytes: Uint8Array, offset: number): void {
   const { ip, protocol, l3, l4, payload, end } = headers;
   // Without the padding of Ethernet.
@@ -302,17 +239,4 @@ function appendTcp(merged: Merged, headers: Headers, bytes: Uint8Array, offset: 
   // The newest acknowledgement and window.
   for (const at of [8, 10, 14]) put16(own, l4 + at, get16(bytes, offset + l4 + at));
   if (push !== 0) merged.ended = true;
-}
-
-/** Makes lengths and checksums those of the whole: the checksum of TCP or UDP partial (NEEDS_CSUM). */
-function finish({ bytes, length, ip, protocol, l3, l4, csumOffset }: Merged): void {
-  const upper = length - l4;
-  if (ip === 4) {
-    put16(bytes, l3 + 2, length - l3);
-    put16(bytes, l3 + 10, 0);
-    put16(bytes, l3 + 10, complete(sum(bytes, l3, l4)));
-  } else put16(bytes, l3 + 4, upper);
-  if (protocol === IpProtocol.UDP) put16(bytes, l4 + 4, upper);
-  const pseudo = ip === 4 ? pseudoSum4 : pseudoSum6;
-  put16(bytes, l4 + csumOffset, pseudo(bytes, l3, protocol, upper));
 }

@@ -13,7 +13,7 @@ export interface NetCounters {
   unlinked: number;
   /** Given to the driver. */
   received: number;
-  /** Segments and datagrams that were put together, as they came. */
+  /** Segments, datagrams and fragments that were put together, as they came. */
   coalesced: number;
   /** From the wire, dropped: not for the driver's addresses or VLANs. */
   filtered: number;

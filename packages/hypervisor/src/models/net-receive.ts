@@ -27,9 +27,11 @@ import type { NetCoalescing } from "./net-coalescing.js";
 import type { NetConfiguration } from "./net-config.js";
 import type { NetFilter } from "./net-filter.js";
 import type { NetLies } from "./net-lies.js";
-import { type Merged, NetLro } from "./net-lro.js";
+import { NetLro } from "./net-lro.js";
+import type { Merged } from "./net-merged.js";
 import type { NetCounters } from "./net-port.js";
-import { TCP_CHECKSUM, UDP_CHECKSUM } from "./net-segments.js";
+import { NetReassembler } from "./net-reassembly.js";
+import { isChecksumRight, TCP_CHECKSUM, UDP_CHECKSUM } from "./net-segments.js";
 import type { NetSteering } from "./net-steering.js";
 
 /** What both halves of a network device work with. */
@@ -66,6 +68,7 @@ export class NetReceiver {
   readonly #headers = new Headers();
   readonly #queues: readonly ReceiveQueue[];
   readonly #lro: NetLro;
+  readonly #reassembler: NetReassembler;
   readonly #header = new Uint8Array(NET_HEADER_HASH_SIZE);
   readonly #lies: boolean;
   /** The header holds more than flags and the number of buffers. */
@@ -87,6 +90,8 @@ export class NetReceiver {
   #taggedMax = 0;
   /** Checksums are looked at. */
   #sums = false;
+  /** Frames are kept for others that belong to them. */
+  #holding = false;
 
   constructor(parts: NetParts) {
     this.#parts = parts;
@@ -97,6 +102,13 @@ export class NetReceiver {
     }));
     this.#lies = Object.keys(parts.lies).length > 0;
     this.#lro = new NetLro((merged) => this.#pushMerged(merged));
+    this.#reassembler = new NetReassembler({
+      whole: (datagram) => this.#pushDatagram(datagram),
+      fragment: ({ pair, hash, hashReport }, bytes, offset, length) => {
+        this.#describe(0, hash, hashReport);
+        return this.#push(pair, bytes, offset, length);
+      },
+    });
     this.#changed = new Uint8Array(parts.partialChecksums ? parts.backend.maxFrame : 0);
   }
 
@@ -114,8 +126,10 @@ export class NetReceiver {
 
   /** Switches what is done to received frames: words of bits of NetFeature. */
   setOffloads(offloads: readonly number[]): void {
-    this.#lro.flush();
+    this.#flushHeld();
     this.#lro.setOffloads(offloads);
+    this.#reassembler.setOffloads(offloads);
+    this.#holding = this.#lro.on || this.#reassembler.on;
     this.#sums = hasBit(offloads, NetFeature.GUEST_CSUM);
   }
 
@@ -145,10 +159,9 @@ export class NetReceiver {
     }
     if ((this.#queues[pair] as ReceiveQueue).starved) return this.#refuse();
     const valid = this.#sums && whole && isValid(headers, bytes, offset);
-    if (this.#lro.on) {
-      const taken = this.#lro.offer(headers, bytes, offset, pair, valid, steering.hash);
+    if (this.#holding) {
+      const taken = this.#hold(bytes, offset, length, pair, valid);
       if (taken === null) return this.#refuse();
-      this.#schedule();
       if (taken) return true;
     }
     const { value, report } = steering.hash;
@@ -158,6 +171,24 @@ export class NetReceiver {
     this.#changed.set(bytes.subarray(offset, offset + length));
     this.#makePartial();
     return this.#push(pair, this.#changed, 0, length) || this.#refuse();
+  }
+
+  /** Keeps the frame whose headers were found for others that belong to it: see `offer` of both. */
+  #hold(
+    bytes: Uint8Array,
+    offset: number,
+    length: number,
+    pair: number,
+    valid: boolean,
+  ): boolean | null {
+    const headers = this.#headers;
+    const { hash } = this.#parts.steering;
+    this.#schedule();
+    if (this.#reassembler.on) {
+      const taken = this.#reassembler.offer(headers, bytes, offset, length, pair, hash);
+      if (taken !== false) return taken;
+    }
+    return this.#lro.on && this.#lro.offer(headers, bytes, offset, pair, valid, hash);
   }
 
   #longest(bytes: Uint8Array, offset: number): number {
@@ -214,21 +245,33 @@ export class NetReceiver {
     this.#putLe16(NetHeader.CSUM_OFFSET, at);
   }
 
+  /** The same for a frame made of several. */
+  #describeMerged({ l4, payload, gsoType, size, csumOffset, hash, hashReport }: Merged): void {
+    this.#describe(NetHeaderFlag.NEEDS_CSUM, hash, hashReport);
+    this.#described = true;
+    this.#header[NetHeader.GSO_TYPE] = gsoType;
+    this.#putLe16(NetHeader.HDR_LEN, payload);
+    this.#putLe16(NetHeader.GSO_SIZE, size);
+    this.#putLe16(NetHeader.CSUM_START, l4);
+    this.#putLe16(NetHeader.CSUM_OFFSET, csumOffset);
+  }
+
   #pushMerged(merged: Merged): boolean {
-    const { segments, l4, payload, gsoType, size, csumOffset, hash, hashReport } = merged;
-    this.#describe(NetHeaderFlag.DATA_VALID, hash, hashReport);
-    if (segments > 1) {
-      this.#described = true;
-      this.#header[NetHeader.FLAGS] = NetHeaderFlag.NEEDS_CSUM;
-      this.#header[NetHeader.GSO_TYPE] = gsoType;
-      this.#putLe16(NetHeader.HDR_LEN, payload);
-      this.#putLe16(NetHeader.GSO_SIZE, size);
-      this.#putLe16(NetHeader.CSUM_START, l4);
-      this.#putLe16(NetHeader.CSUM_OFFSET, csumOffset);
-    }
+    const { segments, hash, hashReport } = merged;
+    if (segments > 1) this.#describeMerged(merged);
+    else this.#describe(NetHeaderFlag.DATA_VALID, hash, hashReport);
     if (!this.#push(merged.pair, merged.bytes, 0, merged.length)) return this.#refuse();
     if (segments > 1) this.#parts.counters.coalesced += segments;
     return true;
+  }
+
+  /** False: the driver is to get its fragments. */
+  #pushDatagram(datagram: Merged): boolean {
+    const { pair, bytes, length, segments } = datagram;
+    if (!this.#hasRoom(pair, length)) return false;
+    this.#describeMerged(datagram);
+    this.#parts.counters.coalesced += segments;
+    return this.#push(pair, bytes, 0, length);
   }
 
   // ── buffers ─────────────────────────────────────────────────────────────────
@@ -268,6 +311,24 @@ export class NetReceiver {
     this.#put(queue, chain, size + length);
     this.#delivered(state);
     return true;
+  }
+
+  /** Whether the buffers that there are now hold a frame of so many bytes. */
+  #hasRoom(pair: number, length: number): boolean {
+    const queue = this.#parts.host.queue(2 * pair);
+    // Nobody is to get it.
+    if (queue === null) return true;
+    const chains = this.#chains;
+    let needed = this.#headerSize + length;
+    chains.length = 0;
+    do {
+      const chain = queue.take();
+      if (chain === null) break;
+      chains.push(chain);
+      needed -= chain.writableLength;
+    } while (needed > 0 && this.#mergeable && chains.length < queue.size);
+    for (let last = chains.pop(); last !== undefined; last = chains.pop()) queue.untake(last);
+    return needed <= 0;
   }
 
   /** A frame in several buffers, each but the last filled whole (§5.1.9.4.1). */
@@ -363,7 +424,7 @@ export class NetReceiver {
 
   #flush(): void {
     this.#flushing = false;
-    this.#lro.flush();
+    this.#flushHeld();
     for (let pair = 0; pair < this.#queues.length; pair++) {
       const state = this.#queues[pair] as ReceiveQueue;
       state.queue = null;
@@ -373,13 +434,19 @@ export class NetReceiver {
     }
   }
 
+  /** What was kept for more of its kind goes to the driver as it is. */
+  #flushHeld(): void {
+    this.#lro.flush();
+    this.#reassembler.flush();
+  }
+
   /** The driver rang this pair's doorbell: there may be buffers. */
   notified(pair: number): void {
     const state = this.#queues[pair] as ReceiveQueue;
     state.starved = false;
     // While there are buffers no doorbell is needed.
     this.#parts.host.queue(2 * pair)?.disableNotify();
-    this.#lro.flush();
+    this.#flushHeld();
     this.#schedule();
     this.room();
   }
@@ -395,19 +462,17 @@ export class NetReceiver {
   reset(pair?: number): void {
     if (pair === undefined) this.#running = false;
     this.#lro.reset(pair);
+    this.#reassembler.reset(pair);
     for (const [index, state] of this.#queues.entries())
       if (pair === undefined || pair === index)
         Object.assign(state, { queue: null, starved: false, frames: 0 });
   }
 }
 
-/** Whether a whole frame's TCP or UDP checksum is there, and right. */
+/** Whether a whole frame's TCP or UDP checksum is there, and it and those before it are right (§5.1.9.4.1). */
 function isValid(headers: Headers, bytes: Uint8Array, offset: number): boolean {
   const { ip, l3, l4, protocol, end, l4HeaderLength } = headers;
   if (l4 < 0 || l4HeaderLength === 0) return false;
-  const at = offset + l4;
-  if (protocol === IpProtocol.UDP && get16(bytes, at + UDP_CHECKSUM) === 0) return false;
-  const pseudo = ip === 4 ? pseudoSum4 : pseudoSum6;
-  const start = pseudo(bytes, offset + l3, protocol, end - l4);
-  return sum(bytes, at, offset + end, start) === 0xffff;
+  if (ip === 4 && sum(bytes, offset + l3, offset + l4) !== 0xffff) return false;
+  return isChecksumRight(bytes, ip, protocol, offset + l3, offset + l4, offset + end);
 }

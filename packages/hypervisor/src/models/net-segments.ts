@@ -37,6 +37,20 @@ export function completeChecksum(
   return true;
 }
 
+/** Whether the checksum of TCP or UDP is there and right: of a header at `l4` in the IP packet at `l3`, and of what follows up to `end`. */
+export function isChecksumRight(
+  bytes: Uint8Array,
+  ip: 0 | 4 | 6,
+  protocol: number,
+  l3: number,
+  l4: number,
+  end: number,
+): boolean {
+  if (protocol === IpProtocol.UDP && get16(bytes, l4 + UDP_CHECKSUM) === 0) return false;
+  const pseudo = ip === 4 ? pseudoSum4 : pseudoSum6;
+  return sum(bytes, l4, end, pseudo(bytes, l3, protocol, end - l4)) === 0xffff;
+}
+
 /** UDP says "no checksum" with 0, and 0xffff where it is 0 (RFC 768). */
 export function storeChecksum(
   bytes: Uint8Array,

@@ -29,13 +29,13 @@ interface TransmitQueue {
   readonly again: () => void;
 }
 
-/** Which feature each kind of segmentation needs. */
-const gsoFeatures: ReadonlyMap<number, NetFeature> = new Map([
-  [NetGso.TCPV4, NetFeature.HOST_TSO4],
-  [NetGso.TCPV6, NetFeature.HOST_TSO6],
-  [NetGso.UDP, NetFeature.HOST_UFO],
-  [NetGso.UDP_L4, NetFeature.HOST_USO],
-]);
+/** The features of which one permits each kind of segmentation: GSO all that there were before UDP_L4 (§5.1.3.2). */
+const gsoFeatures: readonly (readonly [type: NetGso, features: readonly NetFeature[]])[] = [
+  [NetGso.TCPV4, [NetFeature.HOST_TSO4, NetFeature.GSO]],
+  [NetGso.TCPV6, [NetFeature.HOST_TSO6, NetFeature.GSO]],
+  [NetGso.UDP, [NetFeature.HOST_UFO, NetFeature.GSO]],
+  [NetGso.UDP_L4, [NetFeature.HOST_USO]],
+];
 
 /** What became of a frame. */
 enum Outcome {
@@ -64,6 +64,8 @@ export class NetTransmitter {
   #running = false;
   #headerSize = 0;
   #sums = false;
+  /** Values of NetGso. */
+  #gsoTypes: ReadonlySet<number> = new Set();
   #untaggedMax = 0;
   #taggedMax = 0;
 
@@ -90,6 +92,10 @@ export class NetTransmitter {
     this.#headerSize = size;
     this.#header = this.#bytes.subarray(NET_HEADER_HASH_SIZE - size, NET_HEADER_HASH_SIZE);
     this.#sums = configuration.has(NetFeature.CSUM);
+    const permitted = gsoFeatures.filter(([, features]) =>
+      features.some((bit) => configuration.has(bit)),
+    );
+    this.#gsoTypes = new Set(permitted.map(([type]) => type));
     const mtu = configuration.has(NetFeature.MTU) ? configuration.mtu : undefined;
     this.#untaggedMax = mtu === undefined ? backend.maxFrame : mtu + ETHERNET_HEADER_SIZE;
     this.#taggedMax = mtu === undefined ? backend.maxFrame : this.#untaggedMax + VLAN_TAG_SIZE;
@@ -147,7 +153,7 @@ export class NetTransmitter {
 
   /** One frame. */
   #transmit(chain: DeviceChain, pair: number, state: TransmitQueue): Outcome {
-    const { backend, counters, rules, steering, configuration } = this.#parts;
+    const { backend, counters, rules, steering } = this.#parts;
     const size = this.#headerSize;
     const header = this.#header;
     const bytes = this.#frame;
@@ -166,9 +172,7 @@ export class NetTransmitter {
     if (partial && !this.#sums) return Outcome.MALFORMED;
     const gso = (header[NetHeader.GSO_TYPE] as number) & ~NetGso.ECN;
     if (gso !== NetGso.NONE) {
-      const feature = gsoFeatures.get(gso);
-      if (feature === undefined || !configuration.has(feature) || !partial)
-        return Outcome.MALFORMED;
+      if (!this.#gsoTypes.has(gso) || !partial) return Outcome.MALFORMED;
       return this.#sendSegments(bytes, length, gso, state);
     }
     const tagged = get16(bytes, 12) === EtherType.VLAN;

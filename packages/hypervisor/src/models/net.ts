@@ -6,7 +6,12 @@ import type { NetBackend } from "../net-backend.js";
 import type { RegisterSpace } from "../registers.js";
 import { NetRules } from "../rules/net-rules.js";
 import { NetCoalescing } from "./net-coalescing.js";
-import { type NetCharacteristics, NetConfiguration, netPrerequisites } from "./net-config.js";
+import {
+  type NetCharacteristics,
+  NetConfiguration,
+  netLegacyFeatures,
+  netPrerequisites,
+} from "./net-config.js";
 import { NetControl } from "./net-control.js";
 import { NetFilter } from "./net-filter.js";
 import type { NetLies } from "./net-lies.js";
@@ -56,6 +61,7 @@ export class NetModel implements DeviceModel {
   readonly prerequisites: DeviceModel["prerequisites"] = netPrerequisites;
   readonly name: string;
   readonly features: readonly number[];
+  readonly legacyFeatures: readonly number[];
   readonly config: RegisterSpace;
   readonly #options: NetModelOptions;
   readonly #configuration: NetConfiguration;
@@ -75,7 +81,9 @@ export class NetModel implements DeviceModel {
     this.queues = 2 * pairs + Number(offered.includes(NetFeature.CTRL_VQ));
     this.features = featureSet<NetFeature>()
       .with(...offered)
+      .without(...netLegacyFeatures)
       .words();
+    this.legacyFeatures = netLegacyFeatures.filter((bit) => offered.includes(bit));
     this.#filter = new NetFilter(mac, options.characteristics.macTable ?? MAC_TABLE_DEFAULT);
     this.#steering = new NetSteering(indirectionTable);
     this.config = {

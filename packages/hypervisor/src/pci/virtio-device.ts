@@ -130,7 +130,8 @@ export class VirtioDevice {
     this.#wakes = Array.from({ length: model.queues }, (_, i) => () => this.#woken(i));
     this.#waking = this.#wakes.map(() => -1);
     const words = Array.from({ length: FEATURE_WORDS }, (_, i) => model.features[i] ?? 0);
-    this.legacyOffered = withBits(words, reservedFeatures)[0] ?? 0;
+    const { legacyFeatures = [] } = model;
+    this.legacyOffered = withBits(words, [...reservedFeatures, ...legacyFeatures])[0] ?? 0;
     this.offered = withBits(words, [
       ReservedFeature.VERSION_1,
       ...reservedFeatures.filter((bit) => !legacyOnly.includes(bit)),
