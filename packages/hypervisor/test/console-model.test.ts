@@ -161,6 +161,20 @@ describe("a console device", () => {
     expect([g.queues[1]?.used().length, end.discarded]).toEqual([1, 80_000 - 5000 - 65_536]);
   });
 
+  it("loses what was written to a port that goes, and gives none of it to the next of its number", async () => {
+    const g = await guestOf({ maxPorts: 2 });
+    await ready(g);
+    const buffers = Array.from({ length: 15 }, () => [new Uint8Array(6000).fill(1)]);
+    await g.offer(1, ...buffers);
+    expect(g.queues[1]?.used()).toHaveLength(10);
+    g.host.unplug(0);
+    const end = g.host.plug({ id: 0 });
+    await g.settle();
+    expect([g.queues[1]?.used().length, end.readableLength]).toEqual([5, 0]);
+    await g.offer(1, [bytesOf("new")]);
+    expect(end.readableLength).toBe(3);
+  });
+
   it("gives back what it gets with backend=loop", async () => {
     const machine = await embedded({ devices: ["console,ports=2"] });
     await machine.close();

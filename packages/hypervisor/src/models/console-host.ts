@@ -87,7 +87,7 @@ export class ConsoleHostPort implements Endpoint {
     });
   }
 
-  /** Both ends are open, or the driver is not told of such things. */
+  /** The guest has it open; without MULTIPORT, where it cannot say so: its driver runs. */
   get guestOpen(): boolean {
     return this.#guestOpen;
   }

@@ -139,7 +139,7 @@ export class ConsoleModel implements DeviceModel {
       // Without MULTIPORT nobody says so.
       if (!this.#multiport) this.#portOf(0)?.setGuestOpen(true);
       if ((index & 1) === 0) this.#pumpIn(running, id);
-      else this.#pumpOut(running, id);
+      else this.#pumpOut(running, id, this.#portOf(id));
     }
   }
 
@@ -151,7 +151,7 @@ export class ConsoleModel implements DeviceModel {
       const index = consoleReceiveQueue(id);
       const { looks } = this.#options.lies;
       if (looks?.(index) !== false) this.#pumpIn(running, id);
-      if (looks?.(index + 1) !== false) this.#pumpOut(running, id);
+      if (looks?.(index + 1) !== false) this.#pumpOut(running, id, this.#portOf(id));
     });
   }
 
@@ -189,12 +189,14 @@ export class ConsoleModel implements DeviceModel {
     return chain;
   }
 
-  /** The guest's bytes go to the host's end as it has room; where nobody has it open they are lost, as in QEMU. */
-  #pumpOut({ host, rules }: Running, id: number): void {
+  /**
+   * The guest's bytes go to the host's end as it has room; where nobody has it open, or there is none, they are lost, as in QEMU.
+   * @returns buffers that were given back
+   */
+  #pumpOut({ host, rules }: Running, id: number, port: ConsoleHostPort | undefined): number {
     const index = consoleReceiveQueue(id) + 1;
     const queue = host.queue(index);
-    if (queue === null) return;
-    const port = this.#portOf(id);
+    if (queue === null) return 0;
     let used = 0;
     let moved = 0;
     while (used < BATCH) {
@@ -220,6 +222,7 @@ export class ConsoleModel implements DeviceModel {
       else port.arrived();
     }
     if (used === BATCH && port !== undefined) this.#later(port);
+    return used;
   }
 
   /** Moves what there is room for; true: the buffer is empty. */
@@ -246,7 +249,8 @@ export class ConsoleModel implements DeviceModel {
     const running = this.#running;
     if (running === null) return;
     running.control.remove(port);
-    this.#pumpOut(running, port.id);
+    // Another may have its number already.
+    while (this.#pumpOut(running, port.id, undefined) === BATCH);
   }
 
   reset(queue?: number): null {
