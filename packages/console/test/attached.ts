@@ -30,7 +30,6 @@ export interface BenchOptions extends Omit<EmbeddedConsoleOptions, "host" | "por
   /** Default: one, a console. */
   readonly ports?: readonly ConsoleHostPortOptions[];
   readonly seed?: number;
-  readonly memory?: number;
   readonly driver?: VtconOptions;
   /** The machine is closed by the caller. Default: when the test is over. */
   readonly keep?: boolean;
@@ -40,14 +39,14 @@ export interface BenchOptions extends Omit<EmbeddedConsoleOptions, "host" | "por
 export async function machineOf(
   options: BenchOptions = {},
 ): Promise<Pick<Bench, "host" | "machine" | "node" | "rules">> {
-  const { ports, seed, memory, driver: _, keep = false, ...device } = options;
+  const { ports, seed, driver: _, keep = false, ...device } = options;
   const rules = new RuleBook();
   const host = new ConsoleHost(ports);
   const machine = await embedded({
     devices: [consoleDevice({ ...device, host })],
     rules,
     ...(seed === undefined ? {} : { seed }),
-    ...(memory === undefined ? {} : { memory }),
+    memory: 16 << 20,
   });
   if (!keep) onTestFinished(() => machine.close());
   const [node] = await probe(machine.buses[0].bus);

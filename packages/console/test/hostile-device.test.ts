@@ -153,7 +153,7 @@ describe("vtcon on a device", () => {
       state = (Math.imul(state, 1_664_525) + 1_013_904_223) >>> 0;
       return Math.floor((state / 2 ** 32) * n);
     };
-    for (let round = 0; round < 12; round++) {
+    for (let round = 0; round < 8; round++) {
       const { device, host, machine } = await bench({
         ports: [{ console: true }, {}, {}],
         maxPorts: 4,
@@ -201,7 +201,7 @@ describe("vtcon on a device", () => {
       return state;
     };
     const outcomes = new Set<string>();
-    for (let n = 0; n < 18; n++) {
+    for (let n = 0; n < 12; n++) {
       const garbage = [0, 1, 3, 31, 0xffff_ffff, random()][n % 6] as number;
       const { machine, node, host } = await machineOf({
         ...two,

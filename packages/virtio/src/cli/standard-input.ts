@@ -84,7 +84,8 @@ class ProcessReader implements InputReader {
     this.#answer(null);
     stream.off("data", this.#take);
     for (const end of ["end", "close", "error"]) stream.off(end, this.#end);
-    for (const piece of this.#pieces.splice(0).reverse()) stream.unshift(piece);
+    if (!stream.readableEnded)
+      for (const piece of this.#pieces.splice(0).reverse()) stream.unshift(piece);
     stream.setRawMode?.(this.#raw);
     for (const listener of this.#keypress)
       if (!stream.listeners("keypress").includes(listener)) stream.on("keypress", listener);
