@@ -58,14 +58,10 @@ export interface VirtioDevice {
   setupInterrupts(): Promise<InterruptKind>;
   /**
    * Reset, same queues, DRIVER_OK again. (reinit, reinit_complete)
-<<<<<<< HEAD
-   * @param features - other features of the device's type than before, all of them once accepted by negotiate(). Default: the same.
-   * @param prepare - called before DRIVER_OK: for configuration that is to be written by then
-=======
    * @param features - other features of the device's type than before, all of them once accepted by negotiate(); those of queues and
    * negotiation are the same. Default: the same.
+   * @param prepare - called before DRIVER_OK: for configuration that is to be written by then
    * @throws INVALID when they are not, and nothing was done; what reset(), negotiate() and finalizeFeatures() throw; DEVICE_MISBEHAVED
->>>>>>> drivers
    */
   reinit<F extends number>(features?: FeatureSet<F>, prepare?: () => Promise<void>): Promise<void>;
   /** Until the device says it is done; bounded. @throws TIMED_OUT */
