@@ -29,6 +29,7 @@ const network = "@virtio/vtnet";
 const balloon = "@virtio/balloon";
 const receiveQueue = "packages/vtnet/src/receive-queue.ts";
 const link = "packages/vtnet/src/link.ts";
+const consoles = "@virtio/console";
 
 /** Every mutant. */
 export const mutants: readonly Mutant[] = [
@@ -511,6 +512,31 @@ export const mutants: readonly Mutant[] = [
     file: "packages/balloon/src/free-pages.ts",
     find: "const RANGE_MIN = 64 << 10;",
     replace: "const RANGE_MIN = 4 << 10;",
+  },
+  {
+    clauses: ["CONSOLE-MP-2"],
+    name: "takes a console port for any other",
+    project: consoles,
+    file: "packages/console/src/port.ts",
+    find: "this.#console = true;",
+    replace: "",
+  },
+  {
+    clauses: ["CONSOLE-CFG-LEGACY-1"],
+    name: "reads columns and rows of a legacy device in the other byte order",
+    project: consoles,
+    file: config,
+    find: "return this.#registers.read(this.#base() + offset, width);",
+    replace:
+      "return this.#registers.read(this.#base() + offset, width).then((value) => width !== 2 ? value : ((value & 0xff) << 8) | (value >>> 8));",
+  },
+  {
+    clauses: ["CONSOLE-LEGACY-2"],
+    name: "believes the used lengths of transmitted bytes",
+    project: consoles,
+    file: "packages/console/src/transmit-queue.ts",
+    find: "const length = this.#lengths[slot] as number;",
+    replace: "const length = this.#slots.queue.usedLength;",
   },
 ];
 

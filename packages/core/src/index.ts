@@ -1,4 +1,5 @@
 export type { Attached } from "./attached.js";
+export { type ByteLine, ByteStreams } from "./byte-streams.js";
 export { attachContext } from "./context.js";
 export type { ConfigField, ConfigSpace, InterruptKind, QueueSpec, VirtioDevice } from "./device.js";
 export {

@@ -10,5 +10,8 @@ export interface Endpoint {
 /** A console port. Chunks are bytes as they come. */
 export interface Port extends Endpoint {
   readonly kind: "port";
+  /** The name that its device gives it: FreeBSD's /dev/vtcon/NAME. Empty: none. */
+  readonly alias: string;
+  /** Opened again by the next use of a stream. */
   close(): Promise<void>;
 }

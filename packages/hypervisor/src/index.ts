@@ -5,6 +5,11 @@ export {
 } from "./balloon-device.js";
 export { blk, type EmbeddedBlkOptions, type EmbeddedBlkSpec } from "./blk-device.js";
 export { type BlockBackend, MemoryBackend } from "./block-backend.js";
+export {
+  consoleDevice,
+  type EmbeddedConsoleOptions,
+  type EmbeddedConsoleSpec,
+} from "./console-device.js";
 export { CrashBackend } from "./crash-backend.js";
 export { type BackendRequest, type Fate, FaultBackend } from "./fault-backend.js";
 export {
@@ -18,6 +23,13 @@ export type { BalloonCharacteristics, BalloonLies } from "./models/balloon.js";
 export { BalloonPort, type BalloonStatistics } from "./models/balloon-port.js";
 export type { BlockLies } from "./models/block.js";
 export type { BlockCharacteristics, RangeLimits } from "./models/block-config.js";
+export {
+  ConsoleHost,
+  ConsoleHostPort,
+  type ConsoleHostPortOptions,
+  type ConsoleSize,
+} from "./models/console-host.js";
+export type { ConsoleLies } from "./models/console-lies.js";
 export type { NetCharacteristics } from "./models/net-config.js";
 export type { NetFilterState } from "./models/net-filter.js";
 export type { NetLies } from "./models/net-lies.js";

@@ -14,6 +14,7 @@ import {
 } from "@virtio/core";
 import { balloonKind, type EmbeddedBalloonSpec } from "./balloon-device.js";
 import { blkKind, type EmbeddedBlkSpec } from "./blk-device.js";
+import { consoleKind, type EmbeddedConsoleSpec } from "./console-device.js";
 import type { DeviceKind } from "./device-kind.js";
 import type { OpenImage } from "./medium.js";
 import { type EmbeddedNetSpec, netKind, type OpenNet } from "./net-device.js";
@@ -27,13 +28,19 @@ import { Scheduler } from "./scheduler.js";
 /** A device as one says which: in the language of specifications, or as an object. */
 export type EmbeddedDevice = string | EmbeddedSpec;
 
-type EmbeddedSpec = DeviceSpec | EmbeddedBlkSpec | EmbeddedNetSpec | EmbeddedBalloonSpec;
+type EmbeddedSpec =
+  | DeviceSpec
+  | EmbeddedBlkSpec
+  | EmbeddedNetSpec
+  | EmbeddedBalloonSpec
+  | EmbeddedConsoleSpec;
 
 /** The devices that the machine can have. */
 const kinds: Readonly<Partial<Record<EmbeddedSpec["kind"], DeviceKind>>> = {
   blk: blkKind,
   net: netKind,
   balloon: balloonKind,
+  console: consoleKind,
 };
 
 function kindOf({ kind }: EmbeddedSpec): DeviceKind {

@@ -8,5 +8,6 @@ export { type Assignment, parseLoaderConf, parseSetting } from "./loader-conf.js
 export { MessageBuffer } from "./message-buffer.js";
 export { ModuleDirectory, type ModuleTable, moduleTable, virtioModule } from "./modules.js";
 export type { Host, HostFile } from "./shell/host.js";
+export type { InputReader, StandardInput } from "./shell/input.js";
 export { type Completion, Shell, type ShellOptions } from "./shell/shell.js";
 export type { Position } from "./syntax.js";

@@ -4,6 +4,7 @@ import {
   type Log,
   type Machine,
   type NetworkInterface,
+  type Port,
   type Published,
   SysctlTree,
   VirtioFault,
@@ -126,6 +127,28 @@ export class Kernel {
     const found = this.#published.get(name);
     if (found?.kind === "network") return found;
     throw new VirtioFault("NOT_FOUND", `interface ${name} does not exist`);
+  }
+
+  /** Console ports by name, in the order in which they came. */
+  get ports(): readonly Port[] {
+    return [...this.#published.values()].filter((what) => what.kind === "port");
+  }
+
+  /**
+   * The port of this name: `ttyV0.0`, `/dev/ttyV0.0`, `/dev/vtcon/org.qemu.guest_agent.0`.
+   * @throws VirtioFault NOT_FOUND
+   */
+  port(name: string): Port {
+    const short = name.replace(/^\/dev\//, "");
+    const found = this.ports.find(
+      (port) => port.name === short || (port.alias !== "" && `vtcon/${port.alias}` === short),
+    );
+    if (found !== undefined) return found;
+    const names = this.ports.map((port) => port.name).join(", ");
+    throw new VirtioFault(
+      "NOT_FOUND",
+      `${name}: No such file or directory (ports: ${names === "" ? "none" : names})`,
+    );
   }
 
   /** Prints the boot messages, finds the devices and attaches their drivers. Once. @throws VirtioFault INVALID when not `loaded` */

@@ -23,6 +23,7 @@ export const moduleTable: ModuleTable = {
   virtio_blk: () => import("@virtio/vtblk"),
   if_vtnet: () => import("@virtio/vtnet"),
   virtio_balloon: () => import("@virtio/balloon"),
+  virtio_console: () => import("@virtio/console"),
 };
 
 /** Finds modules by either of their names, as linker.hints does on FreeBSD. Each is brought into memory once. */

@@ -200,9 +200,13 @@ export const blockConfigGate = (offset: number): BlockFeature | undefined =>
 /** Bytes of `capacity`, the first field. */
 const CAPACITY_LENGTH = 8;
 
-/** Bytes at the start of each type's configuration that change while they are read, and that no generation guards (§2.5.4): `capacity`. */
+/**
+ * Bytes at the start of each type's configuration that change while they are read, and that no generation guards (§2.5.4): `capacity`;
+ * a console's `cols` and `rows`.
+ */
 export const racyConfigLength: ReadonlyMap<DeviceType, number> = new Map([
   [DeviceType.BLOCK, CAPACITY_LENGTH],
+  [DeviceType.CONSOLE, 4],
 ]);
 
 const requestTypes: readonly unknown[] = Object.values(BlockRequestType);

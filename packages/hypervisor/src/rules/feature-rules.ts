@@ -2,6 +2,7 @@
 import { DeviceType, ReservedFeature } from "@virtio/core";
 import { BalloonFeature } from "@virtio/core/balloon";
 import { BlockFeature } from "@virtio/core/block";
+import { ConsoleFeature } from "@virtio/core/console";
 import { NetFeature } from "@virtio/core/net";
 import { hasBit } from "../feature-words.js";
 import type { RuleBook } from "./rule-book.js";
@@ -28,6 +29,7 @@ const typeFeatures = new Map<DeviceType, { all: readonly number[]; legacy: reado
     { all: bitsOf(BlockFeature), legacy: [BlockFeature.BARRIER, BlockFeature.SCSI] },
   ],
   [DeviceType.BALLOON, { all: bitsOf(BalloonFeature), legacy: [] }],
+  [DeviceType.CONSOLE, { all: bitsOf(ConsoleFeature), legacy: [] }],
   [DeviceType.NET, { all: bitsOf(NetFeature), legacy: [NetFeature.GSO] }],
 ]);
 const legacyReserved: readonly number[] = [

@@ -36,6 +36,7 @@ Boots a machine with virtio devices and FreeBSD's drivers for them, and gives a 
   --device SPEC       a device; once for each. Default: one of each kind
                         blk[,file=IMAGE][,format=raw|qcow2][,serial=S][,readonly=on][,size=N][,queues=N]
                         net[,mac=M][,backend=gateway|loop|pcap:FILE|stream:SOCKET|tap:IF][,queues=N][,mtu=N]
+                        console[,ports=N]
                       for every device: legacy=, packed=, indirect=, event_idx=, queue-size=, vectors=,
                       and any feature of it by name: discard=off
   --kernel-conf FILE  what is compiled into the kernel, config(5). Default: GENERIC, everything

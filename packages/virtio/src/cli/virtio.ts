@@ -1,5 +1,5 @@
 // The command `virtio`, apart from the process it runs in.
-import type { Readable, Writable } from "node:stream";
+import type { Writable } from "node:stream";
 import { VirtioFault } from "@virtio/core";
 import type { Kernel } from "../kernel.js";
 import { type BootOptions, boot } from "../node/boot.js";
@@ -9,13 +9,14 @@ import { Shell } from "../shell/shell.js";
 import { help, type Invocation, parseArguments, UsageFault } from "./arguments.js";
 import { Prompt, runLines } from "./input.js";
 import { Interrupts, type SignalSource } from "./interrupts.js";
+import { type InputStream, ProcessInput } from "./standard-input.js";
 
 /** Longest wait for an orderly end, in milliseconds: longer than all that a kernel waits for by itself. */
 const SHUTDOWN_LIMIT = 120_000;
 
 /** What the command works with. */
 export interface Io {
-  readonly stdin: Readable & { readonly isTTY?: boolean };
+  readonly stdin: InputStream;
   readonly stdout: Writable & { readonly isTTY?: boolean };
   readonly stderr: Writable & { readonly isTTY?: boolean };
   /** Folder in which the user typed. */
@@ -83,8 +84,11 @@ async function run(
     signal: interrupts.signal,
     open: io.open,
   });
+  // Lines that come by a file or a pipe are commands: no command has an input then.
+  const interactive = stdin.isTTY === true && stdout.isTTY === true;
   const shell = new Shell({
     kernel,
+    input: commands !== undefined || interactive ? new ProcessInput(stdin) : null,
     host: new FileHost(cwd),
     out,
     err: (text) => void stderr.write(text),
@@ -93,8 +97,7 @@ async function run(
 
   try {
     if (commands !== undefined) return await runAll(shell, interrupts, commands);
-    if (stdin.isTTY !== true || stdout.isTTY !== true)
-      return await runLines(shell, interrupts, stdin);
+    if (!interactive) return await runLines(shell, interrupts, stdin);
     const prompt = new Prompt(shell, interrupts, stdin, stdout);
     print = (text) => prompt.print(text);
     const status = await prompt.run();

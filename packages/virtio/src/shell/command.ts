@@ -2,6 +2,7 @@
 import type { Kernel } from "../kernel.js";
 import type { IpHost } from "../net/ip-host.js";
 import type { Host } from "./host.js";
+import type { StandardInput } from "./input.js";
 import type { Jobs } from "./jobs.js";
 
 /** What a command works with. */
@@ -16,6 +17,8 @@ export interface Session {
   readonly out: (text: string) => void;
   /** Standard error. */
   readonly err: (text: string) => void;
+  /** Standard input; null: there is none, or the command lines come by it. */
+  readonly input: StandardInput | null;
   /** Whether standard error is a terminal: then a progress line may be drawn over and over. */
   readonly terminal: boolean;
   /** Ends the command: Ctrl-C. */

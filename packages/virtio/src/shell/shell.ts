@@ -5,6 +5,7 @@ import { IpHost } from "../net/ip-host.js";
 import { type Command, type Session, UsageError } from "./command.js";
 import { commands } from "./commands/index.js";
 import type { Host } from "./host.js";
+import type { StandardInput } from "./input.js";
 import { Jobs } from "./jobs.js";
 import { parseCommands } from "./words.js";
 
@@ -21,6 +22,8 @@ export interface ShellOptions {
   readonly out: (text: string) => void;
   /** Standard error. */
   readonly err: (text: string) => void;
+  /** Standard input of commands. Default: none. */
+  readonly input?: StandardInput | null;
   /** Whether standard error is a terminal. Default false. */
   readonly terminal?: boolean;
 }
@@ -37,9 +40,9 @@ export interface Completion {
 export class Shell {
   readonly #session: Omit<Session, "signal">;
 
-  constructor({ kernel, host, out, err, terminal = false }: ShellOptions) {
+  constructor({ kernel, host, out, err, input = null, terminal = false }: ShellOptions) {
     this.#session = {
-      ...{ kernel, host, out, err, terminal },
+      ...{ kernel, host, out, err, input, terminal },
       net: new IpHost(kernel),
       jobs: new Jobs(),
     };

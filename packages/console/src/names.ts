@@ -1,0 +1,24 @@
+// Names that a device gives its ports (virtio 1.4 §5.3.6.2; FreeBSD's vtcon_ctrl_port_name_event).
+import { Errno } from "@virtio/core";
+
+const NUL = 0;
+
+/**
+ * The name in a PORT_NAME message: without the NUL that QEMU ends it with, and that the specification has not. Empty where there is
+ * none that FreeBSD takes: not a byte, or one that is not ASCII.
+ */
+export function portNameOf(data: Uint8Array): string {
+  const length = data.at(-1) === NUL ? data.length - 1 : data.length;
+  const bytes = Array.from(data.subarray(0, length));
+  return bytes.some((byte) => byte > 0x7e) ? "" : String.fromCharCode(...bytes);
+}
+
+/** Why no device node can have this name, as make_dev(9) says it; 0: it can. */
+export function aliasError(name: string, taken: ReadonlySet<string>): number {
+  // biome-ignore lint/suspicious/noControlCharactersInRegex: they are what no name has
+  const bad = /[\x00-\x20"\\\x7f]/.test(name);
+  const parts = name.split("/");
+  if (bad || parts.some((part) => part === "" || part === "." || part === ".."))
+    return Errno.EINVAL;
+  return taken.has(name) ? Errno.EEXIST : 0;
+}
