@@ -26,6 +26,7 @@ const attach = "packages/pci-transport/src/attach.ts";
 const block = "@virtio/vtblk";
 const vtblk = "packages/vtblk/src/vtblk.ts";
 const network = "@virtio/vtnet";
+const balloon = "@virtio/balloon";
 const receiveQueue = "packages/vtnet/src/receive-queue.ts";
 const link = "packages/vtnet/src/link.ts";
 const consoles = "@virtio/console";
@@ -431,6 +432,86 @@ export const mutants: readonly Mutant[] = [
     find: "return this.#registers.read(this.#base() + offset, width);",
     replace:
       "return this.#registers.read(this.#base() + offset, width).then((value) => width !== 2 ? value : ((value & 0xff) << 8) | (value >>> 8));",
+  },
+  {
+    clauses: ["BALLOON-FEAT-2"],
+    name: "accepts PAGE_POISON and fills no page",
+    project: balloon,
+    file: "packages/balloon/src/features.ts",
+    find: "if (!poisoned) wanted = wanted.without(BalloonFeature.PAGE_POISON);",
+    replace: "if (!poisoned) wanted = all;",
+  },
+  {
+    clauses: ["BALLOON-FEAT-3"],
+    name: "reports pages that must keep their content, without PAGE_POISON",
+    project: balloon,
+    file: "packages/balloon/src/features.ts",
+    find: "else if (!offered.has(BalloonFeature.PAGE_POISON))",
+    replace: "else if (false)",
+  },
+  {
+    clauses: ["BALLOON-OP-1"],
+    name: "gives the device half of the pages that it wants",
+    project: balloon,
+    file: "packages/balloon/src/vtballoon.ts",
+    find: 'this.#desired = config["numPages"] ?? 0;',
+    replace: 'this.#desired = (config["numPages"] ?? 0) >>> 1;',
+  },
+  {
+    clauses: ["BALLOON-HINT-4"],
+    name: "begins rounds of hints and hints nothing",
+    project: balloon,
+    file: "packages/balloon/src/free-pages.ts",
+    find: "if (round.id !== command || !(await this.#hint(round))) await this.#end();",
+    replace: "await this.#end();",
+  },
+  {
+    clauses: ["BALLOON-OP-5"],
+    name: "gives no page back when the guest is out of memory",
+    project: balloon,
+    file: "packages/balloon/src/balloon.ts",
+    find: "const ranges = this.#pages.shift(PAGES_PER_REQUEST);\n    this.#untold.push(ranges);",
+    replace: "const ranges: MemoryRange[] = [];",
+  },
+  {
+    clauses: ["BALLOON-OP-LEGACY-1"],
+    name: "believes the used lengths of a balloon's requests",
+    project: balloon,
+    file: "packages/balloon/src/request.ts",
+    find: "while (queue.dequeue() >= 0)",
+    replace: "while (queue.dequeue() >= 0 && queue.usedLength === 0)",
+  },
+  {
+    clauses: ["BALLOON-HINT-8", "BALLOON-HINT-9", "BALLOON-REPORT-1"],
+    name: "uses pages that were hinted or reported as the device left them",
+    project: balloon,
+    file: "packages/core/src/memory.ts",
+    find: "new Uint8Array(this.buffer, offset, length).fill(0)",
+    replace: "new Uint8Array(this.buffer, offset, length)",
+  },
+  {
+    clauses: ["BALLOON-HINT-10"],
+    name: "keeps pages that were hinted",
+    project: balloon,
+    file: "packages/balloon/src/free-pages.ts",
+    find: "if (range !== null) this.#options.memory.give(range);",
+    replace: "",
+  },
+  {
+    clauses: ["BALLOON-POISON-1"],
+    name: "uses deflated pages that are not filled with poison_val",
+    project: balloon,
+    file: "packages/balloon/src/balloon.ts",
+    find: "fill?.(range);",
+    replace: "",
+  },
+  {
+    clauses: ["BALLOON-REPORT-5"],
+    name: "reports single pages",
+    project: balloon,
+    file: "packages/balloon/src/free-pages.ts",
+    find: "const RANGE_MIN = 64 << 10;",
+    replace: "const RANGE_MIN = 4 << 10;",
   },
   {
     clauses: ["CONSOLE-MP-2"],

@@ -12,6 +12,8 @@ export interface QueueSpec {
   readonly maxSegments: number;
   /** Whether used buffers raise an interrupt. */
   readonly interrupt: boolean;
+  /** The queue's number. Default: its place in the list. */
+  readonly index?: number;
 }
 
 /** How a device signals (virtio 1.4 §4.1.5): a vector for each queue, one vector for all, one message, a shared line, not at all. */
@@ -50,7 +52,7 @@ export interface VirtioDevice {
   negotiate<F extends number>(wanted: FeatureSet<F>): Promise<FeatureSet<F>>;
   /** FEATURES_OK and its read-back; nothing on a legacy device. @throws NEGOTIATION */
   finalizeFeatures(): Promise<void>;
-  /** Once. @throws INVALID, NOT_FOUND, OUT_OF_MEMORY, DEVICE_MISBEHAVED */
+  /** In the order of `specs`. Once; but after NOT_FOUND, a device without one of them, again. @throws INVALID, NOT_FOUND, OUT_OF_MEMORY, DEVICE_MISBEHAVED */
   allocateQueues(specs: readonly QueueSpec[]): Promise<readonly Virtqueue[]>;
   /** Chooses the best interrupt kind that device and machine share. @throws NOT_FOUND */
   setupInterrupts(): Promise<InterruptKind>;
@@ -58,9 +60,10 @@ export interface VirtioDevice {
    * Reset, same queues, DRIVER_OK again. (reinit, reinit_complete)
    * @param features - other features of the device's type than before, all of them once accepted by negotiate(); those of queues and
    * negotiation are the same. Default: the same.
+   * @param prepare - called before DRIVER_OK: for configuration that is to be written by then
    * @throws INVALID when they are not, and nothing was done; what reset(), negotiate() and finalizeFeatures() throw; DEVICE_MISBEHAVED
    */
-  reinit<F extends number>(features?: FeatureSet<F>): Promise<void>;
+  reinit<F extends number>(features?: FeatureSet<F>, prepare?: () => Promise<void>): Promise<void>;
   /** Until the device says it is done; bounded. @throws TIMED_OUT */
   reset(): Promise<void>;
   /** RING_RESET. @throws UNSUPPORTED */
@@ -71,8 +74,12 @@ export interface VirtioDevice {
    * @throws BUSY (chains in flight and no SUSPEND), TIMED_OUT, NEEDS_RESET
    */
   suspend(): Promise<void>;
-  /** Goes on after suspend(); used notifications are to be armed anew. @throws TIMED_OUT, NEEDS_RESET */
-  resume(): Promise<void>;
+  /**
+   * Goes on after suspend(); used notifications are to be armed anew.
+   * @param prepare - as of reinit(), where the device was reset
+   * @throws TIMED_OUT, NEEDS_RESET
+   */
+  resume(prepare?: () => Promise<void>): Promise<void>;
   /** Reset, give back interrupts and queue memory, forget the features, ACKNOWLEDGE: the end of a driver's detach. */
   release(): Promise<void>;
   /** Called as a task after the device signalled a configuration change. */

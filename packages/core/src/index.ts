@@ -49,6 +49,12 @@ export {
   featureSet,
   featureSetFromWords,
 } from "./features.js";
+export type {
+  FreeMemory,
+  FreeMemoryWatcher,
+  FreeRangeRequest,
+  MemoryRange,
+} from "./free-memory.js";
 export { InterruptLine, type LineService } from "./interrupt-line.js";
 export type { InterruptCounter, Machine } from "./machine.js";
 export {

@@ -1,5 +1,12 @@
 // Guest memory as the driver sees it (FreeBSD's busdma(9)) and as the device sees it.
 import { VirtioFault } from "./errors.js";
+import {
+  type FreeMemory,
+  type FreeMemoryWatcher,
+  type FreeRangeRequest,
+  type MemoryRange,
+  RangeSet,
+} from "./free-memory.js";
 
 /** A piece of guest memory that the device may access. Physically contiguous. */
 export interface DmaRegion {
@@ -19,7 +26,7 @@ export interface DmaRegion {
  * The driver's view of guest memory: one window, all of it below 4 GiB (a machine maps its memory so).
  * A Uint8Array whose `.buffer` is `memory.buffer` is used in place (zero-copy); any other is bounced.
  */
-export interface DmaMemory {
+export interface DmaMemory extends FreeMemory {
   readonly buffer: ArrayBuffer | SharedArrayBuffer;
   /** Guest-physical address of the buffer's byte 0. */
   readonly base: number;
@@ -30,8 +37,6 @@ export interface DmaMemory {
    * @throws VirtioFault OUT_OF_MEMORY, INVALID
    */
   allocate(length: number, align?: number): DmaRegion;
-  /** Bytes not allocated. */
-  readonly available: number;
 }
 
 /** One region of guest memory, at a 64-bit guest address, as a real VMM gives it. */
@@ -119,8 +124,12 @@ export class DmaWindow implements DmaMemory {
   readonly buffer: ArrayBuffer | SharedArrayBuffer;
   readonly base: number;
   readonly shared: boolean;
-  /** Free ranges by offset, sorted: start, end. */
-  readonly #free: { start: number; end: number }[];
+  /** By offset. */
+  readonly #free: RangeSet;
+  /** Of what is free, what was given back as reported. */
+  readonly #reported = new RangeSet();
+  readonly #watchers = new Set<FreeMemoryWatcher>();
+  readonly #start: number;
 
   /** @throws VirtioFault INVALID when the window does not lie below 4 GiB, UNSUPPORTED on a big-endian host. */
   constructor(buffer: ArrayBuffer | SharedArrayBuffer, options: DmaWindowOptions = {}) {
@@ -138,51 +147,115 @@ export class DmaWindow implements DmaMemory {
     this.buffer = buffer;
     this.base = base;
     this.shared = shared;
-    this.#free = [{ start, end: buffer.byteLength }];
+    this.#start = start;
+    this.#free = new RangeSet([{ start, end: buffer.byteLength }]);
   }
 
   get available(): number {
-    return this.#free.reduce((sum, range) => sum + range.end - range.start, 0);
+    return this.#free.size;
   }
 
   allocate(length: number, align = 16): DmaRegion {
     if (!Number.isSafeInteger(length) || length <= 0)
       throw new VirtioFault("INVALID", `cannot allocate ${length} bytes`);
-    if (align < 1 || align > 0x8000_0000 || 2 ** Math.round(Math.log2(align)) !== align)
-      throw new VirtioFault("INVALID", `alignment ${align} is not a power of two`);
+    checkAlignment(align);
     // Whole granules, so that what is left over between regions can be used.
     const taken = Math.ceil(length / GRANULE) * GRANULE;
-    for (const [i, range] of this.#free.entries()) {
-      const address = Math.ceil((this.base + range.start) / align) * align;
-      const offset = address - this.base;
-      if (offset + taken > range.end) continue;
-      const left = { start: range.start, end: offset };
-      const right = { start: offset + taken, end: range.end };
-      this.#free.splice(i, 1, ...[left, right].filter((r) => r.end > r.start));
-      const bytes = new Uint8Array(this.buffer, offset, length).fill(0);
-      let held = true;
-      const free = (): void => {
-        if (!held)
-          throw new VirtioFault("INVALID", `DMA region 0x${address.toString(16)} is freed twice`);
-        held = false;
-        this.#release(offset, offset + taken);
-      };
-      return { address, offset, length, bytes, free };
+    for (;;) {
+      const offset = this.#place(taken, align);
+      if (offset !== null) return this.#region(offset, length, taken);
+      if (!this.#relieved())
+        throw new VirtioFault(
+          "OUT_OF_MEMORY",
+          `no ${length} contiguous bytes of DMA memory left (${this.available} free)`,
+        );
     }
-    throw new VirtioFault(
-      "OUT_OF_MEMORY",
-      `no ${length} contiguous bytes of DMA memory left (${this.available} free)`,
-    );
   }
 
-  #release(start: number, end: number): void {
-    const at = this.#free.findIndex((range) => range.start >= end);
-    const i = at < 0 ? this.#free.length : at;
-    const before = this.#free[i - 1];
-    const after = this.#free[i];
-    const joinsBefore = before?.end === start;
-    const joinsAfter = after?.start === end;
-    const range = { start: joinsBefore ? before.start : start, end: joinsAfter ? after.end : end };
-    this.#free.splice(joinsBefore ? i - 1 : i, Number(joinsBefore) + Number(joinsAfter), range);
+  /** Takes the first place that fits; null: there is none. */
+  #place(taken: number, align: number): number | null {
+    for (const { start, end } of this.#free) {
+      const offset = Math.ceil((this.base + start) / align) * align - this.base;
+      if (offset + taken > end) continue;
+      this.#use(offset, offset + taken);
+      return offset;
+    }
+    return null;
   }
+
+  #use(start: number, end: number): void {
+    this.#free.delete(start, end);
+    this.#reported.delete(start, end);
+  }
+
+  #region(offset: number, length: number, taken: number): DmaRegion {
+    const address = this.base + offset;
+    const bytes = new Uint8Array(this.buffer, offset, length).fill(0);
+    let held = true;
+    const free = (): void => {
+      if (!held)
+        throw new VirtioFault("INVALID", `DMA region 0x${address.toString(16)} is freed twice`);
+      held = false;
+      this.#free.add(offset, offset + taken);
+      this.#freed();
+    };
+    return { address, offset, length, bytes, free };
+  }
+
+  /** Whether somebody gave something back, of what there is less each time. */
+  #relieved(): boolean {
+    const before = this.available;
+    return [...this.#watchers].some((watcher) => watcher.shortage()) && this.available > before;
+  }
+
+  #freed(): void {
+    for (const watcher of this.#watchers) watcher.freed();
+  }
+
+  take({
+    align,
+    least = align,
+    most,
+    from = 0,
+    unreported = false,
+  }: FreeRangeRequest): MemoryRange | null {
+    checkAlignment(align);
+    for (const range of this.#free)
+      for (const { start, end } of unreported ? this.#reported.missing(range) : [range]) {
+        const first = Math.max(this.base + start, from);
+        const address = Math.ceil(first / align) * align;
+        const room = Math.min(this.base + end - address, most);
+        const length = Math.floor(room / align) * align;
+        if (length < least || length <= 0) continue;
+        this.#use(address - this.base, address - this.base + length);
+        return { address, length };
+      }
+    return null;
+  }
+
+  give({ address, length }: MemoryRange, reported = false): void {
+    const start = address - this.base;
+    const end = start + length;
+    const inside = start >= this.#start && end <= this.buffer.byteLength && length > 0;
+    if (!inside || !this.#free.add(start, end))
+      throw new VirtioFault(
+        "INVALID",
+        `${length} bytes at 0x${address.toString(16)} were not taken from this memory`,
+      );
+    if (reported) this.#reported.add(start, end);
+    else this.#freed();
+  }
+
+  watch(watcher: FreeMemoryWatcher): () => void {
+    this.#watchers.add(watcher);
+    return () => {
+      this.#watchers.delete(watcher);
+    };
+  }
+}
+
+/** @throws VirtioFault INVALID */
+function checkAlignment(align: number): void {
+  if (align < 1 || align > 0x8000_0000 || 2 ** Math.round(Math.log2(align)) !== align)
+    throw new VirtioFault("INVALID", `alignment ${align} is not a power of two`);
 }

@@ -1,5 +1,5 @@
 // What a device model is to the function that carries it.
-import type { DeviceType, TaskQueue } from "@virtio/core";
+import type { DeviceType, GuestMemory, TaskQueue } from "@virtio/core";
 import type { DeviceChain, DeviceQueue } from "@virtio/ring";
 import type { RegisterSpace } from "./registers.js";
 import type { RuleBook } from "./rules/rule-book.js";
@@ -8,6 +8,8 @@ import type { RuleBook } from "./rules/rule-book.js";
 export interface ModelHost {
   /** The model's lane: work starts here, never inside the driver's call. */
   readonly tasks: TaskQueue;
+  /** What the device may reach. */
+  readonly memory: GuestMemory;
   /** Counts work outside the machine (see Scheduler). */
   outside<T>(work: Promise<T>): Promise<T>;
   /** Words of the feature bits the driver accepted; always the same array, in which they change. */
@@ -39,6 +41,8 @@ export interface DeviceModel {
   readonly prerequisites: readonly (readonly [bit: number, needs: number])[];
   /** Queues of the device. */
   readonly queues: number;
+  /** Whether there is a queue of this number, below `queues`. Absent: all are there. */
+  hasQueue?(index: number): boolean;
   readonly config: RegisterSpace;
   /** Feature bit that gates a configuration offset; undefined: always there. */
   configGate(offset: number): number | undefined;
@@ -50,6 +54,8 @@ export interface DeviceModel {
   connect(host: ModelHost): void;
   /** The driver rang this queue's doorbell, or the device just started; called in the model's lane. */
   notified(queue: number): void;
+  /** The driver suspends the device: chains that are kept without being worked on are put back (virtio 1.4 §3.4.2). Absent: there are none. */
+  suspending?(): void;
   /**
    * The driver wants a reset, of the device or of one queue. Chains taken before are not given back, and guest memory is not
    * written any more once the reset is done: null when it is already, else when it is. The driver sees the reset go on until then.

@@ -1,3 +1,8 @@
+export {
+  balloon,
+  type EmbeddedBalloonOptions,
+  type EmbeddedBalloonSpec,
+} from "./balloon-device.js";
 export { blk, type EmbeddedBlkOptions, type EmbeddedBlkSpec } from "./blk-device.js";
 export { type BlockBackend, MemoryBackend } from "./block-backend.js";
 export {
@@ -14,6 +19,8 @@ export {
   embedded,
 } from "./machine.js";
 export type { OpenImage } from "./medium.js";
+export type { BalloonCharacteristics, BalloonLies } from "./models/balloon.js";
+export { BalloonPort, type BalloonStatistics } from "./models/balloon-port.js";
 export type { BlockLies } from "./models/block.js";
 export type { BlockCharacteristics, RangeLimits } from "./models/block-config.js";
 export {

@@ -12,6 +12,7 @@ import {
   type TaskQueue,
   VirtioFault,
 } from "@virtio/core";
+import { balloonKind, type EmbeddedBalloonSpec } from "./balloon-device.js";
 import { blkKind, type EmbeddedBlkSpec } from "./blk-device.js";
 import { consoleKind, type EmbeddedConsoleSpec } from "./console-device.js";
 import type { DeviceKind } from "./device-kind.js";
@@ -27,12 +28,18 @@ import { Scheduler } from "./scheduler.js";
 /** A device as one says which: in the language of specifications, or as an object. */
 export type EmbeddedDevice = string | EmbeddedSpec;
 
-type EmbeddedSpec = DeviceSpec | EmbeddedBlkSpec | EmbeddedNetSpec | EmbeddedConsoleSpec;
+type EmbeddedSpec =
+  | DeviceSpec
+  | EmbeddedBlkSpec
+  | EmbeddedNetSpec
+  | EmbeddedBalloonSpec
+  | EmbeddedConsoleSpec;
 
 /** The devices that the machine can have. */
 const kinds: Readonly<Partial<Record<EmbeddedSpec["kind"], DeviceKind>>> = {
   blk: blkKind,
   net: netKind,
+  balloon: balloonKind,
   console: consoleKind,
 };
 

@@ -97,8 +97,8 @@ export interface HeaderFields {
   readonly numBuffers?: number;
 }
 
-/** One segment of a chain: its bytes, or how many may be written. */
-export type Part = Uint8Array | number;
+/** One segment of a chain: its bytes, how many may be written, or which may be. */
+export type Part = Uint8Array | number | DmaRegion;
 
 /** One split ring. */
 export class BareQueue {
@@ -138,12 +138,14 @@ export class BareQueue {
     const ids = parts.map(() => this.#free.pop() ?? -1);
     const regions: DmaRegion[] = [];
     for (const [i, part] of parts.entries()) {
+      const readable = part instanceof Uint8Array;
       const length = typeof part === "number" ? part : part.length;
-      const region = this.#memory.allocate(Math.max(length, 1), 16);
-      if (typeof part !== "number") region.bytes.set(part);
+      const own = readable || typeof part === "number";
+      const region = own ? this.#memory.allocate(Math.max(length, 1), 16) : part;
+      if (readable) region.bytes.set(part);
       regions.push(region);
       const last = i === parts.length - 1;
-      const flags = (typeof part === "number" ? 2 : 0) | (last ? 0 : 1);
+      const flags = (readable ? 0 : 2) | (last ? 0 : 1);
       const next = last ? 0 : (ids[i + 1] ?? 0);
       this.#descriptors.set(
         [region.address, 0, length, (flags | (next << 16)) >>> 0],

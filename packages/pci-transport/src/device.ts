@@ -173,7 +173,10 @@ export class PciDevice implements VirtioDevice {
     this.#needsReset = false;
   }
 
-  async reinit<F extends number>(wanted?: FeatureSet<F>): Promise<void> {
+  async reinit<F extends number>(
+    wanted?: FeatureSet<F>,
+    prepare?: () => Promise<void>,
+  ): Promise<void> {
     const expected = wanted?.words() ?? this.#negotiated;
     // The queues are those that were made for the bits of before.
     if (!haveSameReservedBits(expected, this.#negotiated))
@@ -190,7 +193,7 @@ export class PciDevice implements VirtioDevice {
     this.#negotiated = features;
     await this.finalizeFeatures();
     const rings = this.#rings();
-    const offered = await this.#registers.offeredQueues(rings.length, this.#negotiated);
+    const offered = await this.#offeredQueues(rings.map(({ index }) => index));
     for (const { ring, spec } of this.#queues) {
       const { size = 0 } = offered[ring.index] ?? {};
       if (size < ring.size)
@@ -202,6 +205,7 @@ export class PciDevice implements VirtioDevice {
     }
     await this.#registers.placeQueues(rings);
     await this.#remap("a reset");
+    await prepare?.();
     await this.start();
   }
 
@@ -254,14 +258,17 @@ export class PciDevice implements VirtioDevice {
     await this.#turned("suspend", DeviceStatus.SUSPEND, DeviceStatus.DRIVER_OK);
   }
 
-  async resume(): Promise<void> {
+  async resume(prepare?: () => Promise<void>): Promise<void> {
     if (!this.#suspended) return;
     if (this.#has(ReservedFeature.SUSPEND)) {
       await this.#addStatus(DeviceStatus.DRIVER_OK);
       await this.#turned("resume", DeviceStatus.DRIVER_OK, DeviceStatus.SUSPEND);
       for (const ring of this.#rings()) ring.thaw();
-    } else await this.reinit();
-    this.config.frozen = false;
+      this.config.frozen = false;
+    } else {
+      this.config.frozen = false;
+      await this.reinit(undefined, prepare);
+    }
     this.#suspended = false;
   }
 
@@ -327,30 +334,39 @@ export class PciDevice implements VirtioDevice {
     const device = this.#context.name;
     if (this.#queues.length > 0 || specs.length === 0)
       throw new VirtioFault("INVALID", "queues are allocated once, at least one", { device });
-    const offered = await this.#registers.offeredQueues(specs.length, this.#negotiated);
+    const numbers = specs.map(({ index }, place) => index ?? place);
+    const offered = await this.#offeredQueues(numbers);
+    for (const [place, index] of numbers.entries())
+      if ((offered[index]?.size ?? 0) === 0)
+        throw new VirtioFault(
+          "NOT_FOUND",
+          `virtqueue ${index} (${specs[place]?.name}) does not exist (size is zero)`,
+          { device },
+        );
     const queues: Queue[] = [];
     // Whatever is made is the device's: release() frees it after the reset.
     this.#queues = queues;
-    for (const [index, spec] of specs.entries())
-      queues.push({ ring: this.#makeRing(index, spec, offered[index]), spec });
+    for (const [place, spec] of specs.entries()) {
+      const index = numbers[place] as number;
+      queues.push({ ring: this.#makeRing(index, spec, offered[index] as OfferedQueue), spec });
+    }
     const rings = this.#rings();
     await this.#registers.placeQueues(rings);
     for (const ring of rings) this.#publishCounters(ring);
     return rings;
   }
 
+  /** Of the queues from 0 up to the highest of these. */
+  #offeredQueues(numbers: readonly number[]): Promise<readonly OfferedQueue[]> {
+    return this.#registers.offeredQueues(Math.max(...numbers) + 1, this.#negotiated);
+  }
+
   #makeRing(
     index: number,
     { name, maxSegments }: QueueSpec,
-    { size, doorbell }: OfferedQueue = { size: 0, doorbell: () => {} },
+    { size, doorbell }: OfferedQueue,
   ): Ring {
     const features = featureSetFromWords<ReservedFeature>(this.#negotiated);
-    if (size === 0)
-      throw new VirtioFault(
-        "NOT_FOUND",
-        `virtqueue ${index} (${name}) does not exist (size is zero)`,
-        { device: this.#context.name },
-      );
     if (!features.has(ReservedFeature.RING_PACKED) && (size & (size - 1)) !== 0)
       throw this.#misbehaved(
         `virtqueue ${index} (${name}) size is not a power of 2: ${size}`,
@@ -404,7 +420,9 @@ export class PciDevice implements VirtioDevice {
       {
         name: transport.name,
         configChanged: () => this.#configChanged(),
-        queueUsed: (index) => this.#queues[index]?.ring.interrupted(),
+        queueUsed: (index) => {
+          for (const { ring } of this.#queues) if (ring.index === index) ring.interrupted();
+        },
         service: () => this.#service(),
         failed: (error) => this.#lost(error),
       },

@@ -22,6 +22,7 @@ export const moduleTable: ModuleTable = {
   virtio_pci: () => import("@virtio/pci-transport"),
   virtio_blk: () => import("@virtio/vtblk"),
   if_vtnet: () => import("@virtio/vtnet"),
+  virtio_balloon: () => import("@virtio/balloon"),
   virtio_console: () => import("@virtio/console"),
 };
 

@@ -211,6 +211,7 @@ export class VirtioDevice {
     if ((value & DeviceStatus.SUSPEND) !== 0 && running && this.has(ReservedFeature.SUSPEND)) {
       this.#suspending = true;
       for (const { rules } of this.queues) rules?.suspending();
+      this.model.suspending?.();
       this.#later(() => this.#suspend());
     }
   }
@@ -241,13 +242,14 @@ export class VirtioDevice {
     this.legacy = this.kind === "legacy";
     this.#broken = false;
     this.#changeDeferred = false;
-    this.queues = Array.from({ length: this.model.queues }, () => this.#freshQueue());
+    this.queues = Array.from({ length: this.model.queues }, (_, i) => this.#freshQueue(i));
     this.interrupts.reset();
   }
 
-  #freshQueue(): QueueState {
+  #freshQueue(index: number): QueueState {
     return {
-      size: this.queueSize,
+      // One of size 0 is not there (§4.1.4.3).
+      size: this.model.hasQueue?.(index) === false ? 0 : this.queueSize,
       vector: NO_VECTOR,
       enabled: false,
       resetting: false,
@@ -292,14 +294,15 @@ export class VirtioDevice {
   resize(index: number, value: number): void {
     const state = this.queues[index];
     const whole = this.has(ReservedFeature.RING_PACKED) || (value & (value - 1)) === 0;
-    const fits = value > 0 && value <= Math.min(this.queueSize, QUEUE_SIZE_MAX) && whole;
+    const fits =
+      state?.size !== 0 && value > 0 && value <= Math.min(this.queueSize, QUEUE_SIZE_MAX) && whole;
     if (state !== undefined && !state.enabled && fits) state.size = value;
   }
 
   /** A queue begins to exist in memory. */
   enable(index: number, areas: QueueAreas): void {
     const state = this.queues[index];
-    if (state === undefined || state.enabled) return;
+    if (state === undefined || state.enabled || state.size === 0) return;
     const eventIdx = this.has(ReservedFeature.EVENT_IDX);
     const packed = this.has(ReservedFeature.RING_PACKED);
     if (this.#book !== null)
@@ -341,7 +344,7 @@ export class VirtioDevice {
   /** Nothing of the queue is executed or signalled after this (§2.6.1.1.1). */
   resetQueue(index: number): void {
     if (this.queues[index] === undefined) return;
-    const fresh = { ...this.#freshQueue(), resetting: true };
+    const fresh = { ...this.#freshQueue(index), resetting: true };
     this.queues[index] = fresh;
     const done = this.model.reset(index);
     if (done === null) fresh.resetting = false;
@@ -435,6 +438,7 @@ export class VirtioDevice {
   #host(outside: ModelHost["outside"]): ModelHost {
     return {
       tasks: this.#tasks,
+      memory: this.#memory,
       outside,
       rules: this.#book,
       features: this.accepted,

@@ -1,5 +1,6 @@
 // Rules of a set of accepted features: virtio 1.4 §2.2.1, §6.1, §6.3.
 import { DeviceType, ReservedFeature } from "@virtio/core";
+import { BalloonFeature } from "@virtio/core/balloon";
 import { BlockFeature } from "@virtio/core/block";
 import { ConsoleFeature } from "@virtio/core/console";
 import { NetFeature } from "@virtio/core/net";
@@ -27,6 +28,7 @@ const typeFeatures = new Map<DeviceType, { all: readonly number[]; legacy: reado
     DeviceType.BLOCK,
     { all: bitsOf(BlockFeature), legacy: [BlockFeature.BARRIER, BlockFeature.SCSI] },
   ],
+  [DeviceType.BALLOON, { all: bitsOf(BalloonFeature), legacy: [] }],
   [DeviceType.CONSOLE, { all: bitsOf(ConsoleFeature), legacy: [] }],
   [DeviceType.NET, { all: bitsOf(NetFeature), legacy: [NetFeature.GSO] }],
 ]);
