@@ -2,6 +2,9 @@
 //
 // The device decides how many messages come, and some want an answer. They are taken also when there is no room for answers: else each
 // side could wait for the other. What waits is bounded, because of each port the last word alone is sent.
+//
+// QEMU loses a message for which there is no buffer. So the device has all of them back before it is told anything that it answers, and
+// is told no more at a time than its answers have room for.
 import { type DmaMemory, type TaskQueue, VirtioFault, type Virtqueue } from "@virtio/core";
 import { CONSOLE_CONTROL_SIZE, ConsoleControl, type ConsoleEvent } from "@virtio/core/console";
 import { type Gate, Slots } from "./slots.js";
@@ -10,6 +13,8 @@ import { type Gate, Slots } from "./slots.js";
 const MESSAGE_SIZE = 128;
 const RECEIVE_SLOTS = 64;
 const TRANSMIT_SLOTS = 16;
+/** What a device says of a port that was taken, at most: CONSOLE_PORT, PORT_NAME, RESIZE, PORT_OPEN. */
+const ANSWERS_MAX = 4;
 /** Messages that are taken before other tasks get their turn. */
 const BATCH = 64;
 /** Looks at both queues before other tasks get their turn. */
@@ -55,8 +60,12 @@ export class ControlQueue {
   readonly #transmit: Slots;
   /** What is in each slot of `#transmit` that the device has. */
   readonly #sent: (Outgoing | null)[];
-  /** What finds no slot: of each port one message of each event. */
+  /** What is not sent yet: of each port one message of each event. */
   #waiting: Outgoing[] = [];
+  /** Most messages that the device has at a time. */
+  readonly #most: number;
+  /** Messages are being taken: answers wait until the device has its buffers back. */
+  #serving = false;
   #settled: (() => void)[] = [];
   #scheduled = false;
   /** Null: messages are taken and sent. */
@@ -73,7 +82,11 @@ export class ControlQueue {
       this.#receive.free();
       throw error;
     }
-    this.#sent = Array.from({ length: this.#transmit.count }, () => null);
+    this.#most = Math.max(
+      1,
+      Math.min(this.#transmit.count, Math.floor(this.#receive.count / ANSWERS_MAX)),
+    );
+    this.#sent = Array.from({ length: this.#most }, () => null);
     this.#stopped = new VirtioFault("BUSY", "the device does not run yet", {
       device: options.device,
     });
@@ -170,9 +183,19 @@ export class ControlQueue {
       if (over !== undefined) last.over.push(over);
       return;
     }
-    const message = { id, event, value, over: over === undefined ? [] : [over] };
-    if (this.#waiting.length > 0 || !this.#enqueue(message)) this.#waiting.push(message);
-    else this.#transmit.notify();
+    this.#waiting.push({ id, event, value, over: over === undefined ? [] : [over] });
+    if (!this.#serving) this.#flush();
+  }
+
+  /** Sends what waits, as far as there is room. */
+  #flush(): void {
+    let sent = 0;
+    for (let [next] = this.#waiting; next !== undefined; [next] = this.#waiting) {
+      if (!this.#enqueue(next)) break;
+      this.#waiting.shift();
+      sent += 1;
+    }
+    if (sent > 0) this.#transmit.notify();
   }
 
   /** False: there is no slot, or the queue takes none. */
@@ -190,43 +213,44 @@ export class ControlQueue {
     return true;
   }
 
-  /** Takes back what the device has taken, and sends what waits. */
+  /** Takes back what the device has taken. */
   #reap(): void {
     for (let slot = this.#transmit.dequeue(); slot >= 0; slot = this.#transmit.dequeue()) {
       const message = this.#sent[slot] ?? null;
       this.#sent[slot] = null;
       end([message], null);
     }
-    let sent = 0;
-    for (let [next] = this.#waiting; next !== undefined; [next] = this.#waiting) {
-      if (!this.#enqueue(next)) break;
-      this.#waiting.shift();
-      sent += 1;
-    }
-    if (sent > 0) this.#transmit.notify();
   }
 
   // ── from the device ─────────────────────────────────────────────────────────
 
   /** Handles what there is, what comes meanwhile included, and asks for an interrupt for what comes then. */
   #serve(): void {
-    let taken = 0;
     for (let round = 0; this.#stopped === null; round++) {
-      if (round === ROUNDS || taken === BATCH) {
-        this.#later();
-        break;
-      }
       // First what was sent: what the device said before it took that is then in the ring.
       this.#reap();
-      while (taken < BATCH && this.#take()) taken += 1;
+      const all = this.#takeAll();
+      this.#flush();
+      if (round === ROUNDS || !all) {
+        this.#later();
+        return;
+      }
       const sent = this.#transmit.queue.enableInterrupt();
       const came = this.#receive.queue.enableInterrupt();
-      if (!sent && !came) {
-        if (this.#idle) this.#settle();
-        break;
-      }
+      if (sent || came) continue;
+      if (this.#idle) this.#settle();
+      return;
     }
+  }
+
+  /** Handles the messages that there are, and gives their buffers back; false: there may be more. */
+  #takeAll(): boolean {
+    let taken = 0;
+    this.#serving = true;
+    while (taken < BATCH && this.#take()) taken += 1;
+    this.#serving = false;
     if (taken > 0) this.#receive.notify();
+    return taken < BATCH;
   }
 
   #later(): void {

@@ -99,16 +99,11 @@ export class ConsolePort implements Port {
    */
   receive(into: Uint8Array): number {
     if (this.#gone !== null) return this.#receiveRest(into);
-    const { receive } = this.#options;
-    for (;;) {
-      const length = receive.receive(into);
-      // Who is called back is called again only after it has seen that there is nothing.
-      if (length > 0 || into.length === 0 || this.#onReceive === null) return length;
-      if (this.#wantsBytes || !receive.arm()) {
-        this.#wantsBytes = true;
-        return 0;
-      }
-    }
+    const length = this.#options.receive.receive(into);
+    // Who is called back is called again only after it has seen that there is nothing.
+    if (length === 0 && into.length > 0 && this.#onReceive !== null && !this.#wantsBytes)
+      this.#wantBytes();
+    return length;
   }
 
   #receiveRest(into: Uint8Array): number {

@@ -111,6 +111,17 @@ describe("vtcon on a device", () => {
     await until(() => device.port("late") !== undefined);
   });
 
+  it("that loses messages for which there is no buffer loses none", async () => {
+    const { device } = await bench({
+      queueSize: 32,
+      ports: Array.from({ length: 31 }, (_, id) => ({ id, name: `port${id}`, console: true })),
+      lies: { forgetful: true },
+    });
+    expect(device.ports.map(({ alias, connected }) => [alias, connected])).toEqual(
+      Array.from({ length: 31 }, (_, id) => [`port${id}`, true]),
+    );
+  });
+
   it("that sends one message after the other for ever lets others have their turn, and attaches", async () => {
     const { host, node } = await machineOf(two);
     let talking = true;

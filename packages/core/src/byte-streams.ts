@@ -50,20 +50,26 @@ export class ByteStreams implements Omit<Endpoint, "name"> {
 
   /** One that was cancelled, or that closeReadable() closed, is followed by another. */
   get readable(): ReadableStream<Uint8Array> {
-    this.#readable ??= new ReadableStream<Uint8Array>(
+    this.#readable ??= this.#makeReadable();
+    return this.#readable;
+  }
+
+  #makeReadable(): ReadableStream<Uint8Array> {
+    const readable = new ReadableStream<Uint8Array>(
       {
         start: (controller) => {
           this.#controller = controller;
         },
         pull: (controller) => this.#pull(controller),
         cancel: () => {
+          if (this.#readable !== readable) return;
           this.#readable = null;
           this.arrived();
         },
       },
       { highWaterMark: 0 },
     );
-    return this.#readable;
+    return readable;
   }
 
   [Symbol.asyncIterator](): AsyncIterator<Uint8Array> {
@@ -121,10 +127,15 @@ export class ByteStreams implements Omit<Endpoint, "name"> {
 
   /** One that failed, or that was closed, is followed by another. */
   get writable(): WritableStream<Uint8Array> {
+    this.#writable ??= this.#makeWritable();
+    return this.#writable;
+  }
+
+  #makeWritable(): WritableStream<Uint8Array> {
     const forget = (): void => {
-      this.#writable = null;
+      if (this.#writable === writable) this.#writable = null;
     };
-    this.#writable ??= new WritableStream<Uint8Array>({
+    const writable = new WritableStream<Uint8Array>({
       write: async (bytes, { signal }: { signal?: AbortSignal; error(reason?: unknown): void }) => {
         try {
           await this.#write(bytes, signal);
@@ -136,7 +147,7 @@ export class ByteStreams implements Omit<Endpoint, "name"> {
       close: forget,
       abort: forget,
     });
-    return this.#writable;
+    return writable;
   }
 
   async #write(bytes: Uint8Array, signal: AbortSignal | undefined): Promise<void> {

@@ -283,6 +283,35 @@ describe.skipIf(!hasQemu)("vtcon on QEMU (needs QEMU)", () => {
     expect(Buffer.compare(await fromGuest(end, 5000), pattern(5000, 9))).toBe(0);
   });
 
+  it("takes every port of as many as QEMU has, with its name, and loses no word of any", async () => {
+    const { machine, device, lines } = await bench(31);
+    expect(device.ports.map(({ name, alias, connected }) => [name, alias, connected])).toEqual(
+      Array.from({ length: 31 }, (_, id) => [
+        `ttyV0.${id.toString(32)}`,
+        id === 0 ? "" : `port${id}`,
+        true,
+      ]),
+    );
+    await Promise.all(
+      device.ports.map(async (port) => {
+        const end = machine.port("console0", port.id);
+        const bytes = pattern(5000, port.id + 1);
+        end.write(bytes);
+        const [seen, got] = await Promise.all([
+          fromGuest(end, bytes.length),
+          fromHost(port, bytes.length),
+          write(port.writable, bytes),
+        ]);
+        expect([port.id, Buffer.compare(seen, bytes), Buffer.compare(got, bytes)]).toEqual([
+          port.id,
+          ...[0, 0],
+        ]);
+      }),
+    );
+    expect(lines).toEqual([]);
+    await device.detach();
+  });
+
   it("takes an emergency write", async () => {
     const { machine, device } = await bench(1);
     const end = machine.port("console0", 0);

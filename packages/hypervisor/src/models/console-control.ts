@@ -117,7 +117,10 @@ export class ConsoleControl {
     let used = 0;
     for (let [message] = this.#outbox; message !== undefined; [message] = this.#outbox) {
       const chain = queue.take() ?? (queue.enableNotify() ? queue.take() : null);
-      if (chain === null) break;
+      if (chain === null) {
+        if (lies.forgetful === true) this.#outbox = [];
+        break;
+      }
       host.taken(queue, chain);
       rules?.receiveChain(chain, queue.index);
       this.#outbox.shift();

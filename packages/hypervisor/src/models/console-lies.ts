@@ -6,6 +6,8 @@ export interface ConsoleLies {
   readonly config?: (offset: number, width: 1 | 2 | 4, honest: number) => number;
   /** used.len of a buffer of this queue: less, never more than there was room for. */
   readonly usedLength?: (queue: number, honest: number) => number;
+  /** A control message for which the driver has no buffer is lost, as QEMU's are. Default false: it waits. */
+  readonly forgetful?: boolean;
   /** Whether the device looks at this queue. */
   readonly looks?: (queue: number) => boolean;
 }
