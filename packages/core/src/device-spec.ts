@@ -1,10 +1,14 @@
 // Device specifications: the one language in which people say which devices a machine has.
 //     blk,file=disk.img,serial=ABC123
 //     net,backend=gateway,mac=52:54:00:12:34:56
+//     console,ports=2
 import { VirtioFault } from "./errors.js";
+import { BalloonFeature } from "./words/balloon.js";
 import { BlockFeature } from "./words/block.js";
+import { ConsoleFeature } from "./words/console.js";
 import type { ReservedFeature } from "./words/device.js";
 import { NetFeature } from "./words/net.js";
+import { ScsiFeature } from "./words/scsi.js";
 
 /** Keys that every device takes. */
 export interface CommonSpec {
@@ -28,17 +32,21 @@ export interface CommonSpec {
   readonly features?: Readonly<Record<string, boolean>> | undefined;
 }
 
-/** A block device: `blk`. */
-export interface BlkOptions extends CommonSpec {
+/** What a disk keeps its bytes in. */
+export interface MediumOptions {
   /** Image file. Without one the device has `size` bytes of memory. */
   readonly file?: string | undefined;
   /** Bytes, a multiple of 512; default 64 MiB. Not with `file`. */
   readonly size?: number | undefined;
   /** Default raw. */
   readonly format?: "raw" | "qcow2" | undefined;
+  readonly readonly?: boolean | undefined;
+}
+
+/** A block device: `blk`. */
+export interface BlkOptions extends CommonSpec, MediumOptions {
   /** At most 20 bytes. */
   readonly serial?: string | undefined;
-  readonly readonly?: boolean | undefined;
   /** Request queues; default 1. */
   readonly queues?: number | undefined;
 }
@@ -81,8 +89,54 @@ export interface NetSpec extends NetOptions {
   readonly kind: "net";
 }
 
+/** A SCSI host with one disk: `scsi`. */
+export interface ScsiOptions extends CommonSpec, MediumOptions {
+  /** Serial number of the disk, at most 20 bytes. */
+  readonly serial?: string | undefined;
+  /** Request queues; default 1. */
+  readonly queues?: number | undefined;
+  /** The disk's target, 0 to 255; default 0. */
+  readonly target?: number | undefined;
+  /** The disk's logical unit, 0 to 16383; default 0. */
+  readonly lun?: number | undefined;
+}
+
+/** A SCSI host of a machine. */
+export interface ScsiSpec extends ScsiOptions {
+  readonly kind: "scsi";
+}
+
+/** A memory balloon: `balloon`. */
+export interface BalloonOptions extends CommonSpec {}
+
+/** A memory balloon of a machine. */
+export interface BalloonSpec extends BalloonOptions {
+  readonly kind: "balloon";
+}
+
+/**
+ * What is at the other end of a console's ports:
+ *
+ * - `loop` the port itself: each byte comes back
+ * - `host` the owner of the machine
+ */
+export type ConsoleBackendName = "loop" | "host";
+
+/** A console: `console`. */
+export interface ConsoleOptions extends CommonSpec {
+  /** Ports, 1 to 31; default 1. Several come with control queues (feature MULTIPORT). */
+  readonly ports?: number | undefined;
+  /** Default loop. */
+  readonly backend?: ConsoleBackendName | undefined;
+}
+
+/** A console of a machine. */
+export interface ConsoleSpec extends ConsoleOptions {
+  readonly kind: "console";
+}
+
 /** A device of a machine. */
-export type DeviceSpec = BlkSpec | NetSpec;
+export type DeviceSpec = BlkSpec | NetSpec | ScsiSpec | BalloonSpec | ConsoleSpec;
 
 /** Bytes of a memory disk that nobody sized. */
 export const DEFAULT_BLK_SIZE: number = 64 << 20;
@@ -156,20 +210,23 @@ const queueFeatures: readonly string[] = [
   "SUSPEND",
 ] satisfies (keyof typeof ReservedFeature)[];
 
+/** Keys of what has a medium. */
+const mediumKeys: Keys = {
+  file: ["file", text],
+  size: ["size", mediaSize],
+  format: ["format", oneOf("raw", "qcow2")],
+  serial: ["serial", serial],
+  readonly: ["readonly", onOff],
+  queues: ["queues", count(1, 64)],
+};
+
+const namesOf = (features: object): readonly string[] =>
+  Object.keys(features).filter((name) => !/^\d+$/.test(name));
+
 const kinds: Readonly<
   Record<DeviceSpec["kind"], { readonly keys: Keys; readonly features: readonly string[] }>
 > = {
-  blk: {
-    keys: {
-      file: ["file", text],
-      size: ["size", mediaSize],
-      format: ["format", oneOf("raw", "qcow2")],
-      serial: ["serial", serial],
-      readonly: ["readonly", onOff],
-      queues: ["queues", count(1, 64)],
-    },
-    features: Object.keys(BlockFeature).filter((name) => !/^\d+$/.test(name)),
-  },
+  blk: { keys: mediumKeys, features: namesOf(BlockFeature) },
   net: {
     keys: {
       mac: ["mac", mac],
@@ -177,7 +234,16 @@ const kinds: Readonly<
       queues: ["queues", count(1, 256)],
       mtu: ["mtu", count(68, 65535)],
     },
-    features: Object.keys(NetFeature).filter((name) => !/^\d+$/.test(name)),
+    features: namesOf(NetFeature),
+  },
+  scsi: {
+    keys: { ...mediumKeys, target: ["target", count(0, 255)], lun: ["lun", count(0, 16383)] },
+    features: namesOf(ScsiFeature),
+  },
+  balloon: { keys: {}, features: namesOf(BalloonFeature) },
+  console: {
+    keys: { ports: ["ports", count(1, 31)], backend: ["backend", oneOf("loop", "host")] },
+    features: namesOf(ConsoleFeature),
   },
 };
 

@@ -2,16 +2,24 @@ export type { Attached } from "./attached.js";
 export { attachContext } from "./context.js";
 export type { ConfigField, ConfigSpace, InterruptKind, QueueSpec, VirtioDevice } from "./device.js";
 export {
+  type BalloonOptions,
+  type BalloonSpec,
   type BlkOptions,
   type BlkSpec,
   type CommonSpec,
+  type ConsoleBackendName,
+  type ConsoleOptions,
+  type ConsoleSpec,
   DEFAULT_BLK_SIZE,
   type DeviceSpec,
+  type MediumOptions,
   type NetBackendName,
   type NetOptions,
   type NetSpec,
   parseDeviceSpec,
   parseSize,
+  type ScsiOptions,
+  type ScsiSpec,
 } from "./device-spec.js";
 export type { Disk, DiskStatistics, TransferOptions, WriteZeroesOptions } from "./disk.js";
 export type {

@@ -27,11 +27,21 @@ describe("device specifications", () => {
       features: { FLUSH: false },
     });
     expect(parseDeviceSpec("blk,size=64m")).toEqual({ kind: "blk", size: 64 << 20 });
+    expect(parseDeviceSpec("scsi,size=1m,target=2,lun=300,queues=4,change=off")).toEqual({
+      ...{ kind: "scsi", size: 1 << 20, target: 2, lun: 300, queues: 4 },
+      features: { CHANGE: false },
+    });
+    expect(parseDeviceSpec("console,ports=2,backend=host,legacy=on")).toEqual({
+      ...{ kind: "console", ports: 2, backend: "host", legacy: "on" },
+    });
+    expect(parseDeviceSpec("balloon,page_reporting=on")).toEqual({
+      ...{ kind: "balloon", features: { PAGE_REPORTING: true } },
+    });
   });
 
   it("say what is wrong, where, and what would be right", () => {
     expect(messageOf(() => parseDeviceSpec("floppy"))).toBe(
-      "INVALID: device 'floppy': no such kind 'floppy' (there is: blk, net)",
+      "INVALID: device 'floppy': no such kind 'floppy' (there is: blk, net, scsi, balloon, console)",
     );
     expect(messageOf(() => parseDeviceSpec("blk,fil=x"))).toMatch(
       /^INVALID: device 'blk,fil=x': unknown key 'fil' \(blk takes: file, size, format, /,

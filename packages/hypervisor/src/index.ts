@@ -1,15 +1,14 @@
+export { blk, type EmbeddedBlkOptions, type EmbeddedBlkSpec } from "./blk-device.js";
 export { type BlockBackend, MemoryBackend } from "./block-backend.js";
 export { CrashBackend } from "./crash-backend.js";
 export { type BackendRequest, type Fate, FaultBackend } from "./fault-backend.js";
 export {
-  blk,
-  type EmbeddedBlkOptions,
-  type EmbeddedBlkSpec,
   type EmbeddedDevice,
   EmbeddedMachine,
   type EmbeddedOptions,
   embedded,
 } from "./machine.js";
+export type { OpenImage } from "./medium.js";
 export type { BlockLies } from "./models/block.js";
 export type { BlockCharacteristics, RangeLimits } from "./models/block-config.js";
 export type { NetCharacteristics } from "./models/net-config.js";

@@ -1,8 +1,5 @@
 // The embedded machine: memory, a PCI root and device models, all in this thread.
 import {
-  type BlkOptions,
-  type BlkSpec,
-  DEFAULT_BLK_SIZE,
   type DeviceSpec,
   DmaWindow,
   GuestRegions,
@@ -15,17 +12,10 @@ import {
   type TaskQueue,
   VirtioFault,
 } from "@virtio/core";
-import { BlockFeature } from "@virtio/core/block";
-import { type BlockBackend, MemoryBackend } from "./block-backend.js";
-import type { DeviceModel } from "./device-model.js";
-import { type BlockLies, BlockModel } from "./models/block.js";
-import { type BlockCharacteristics, blockModelFeatures } from "./models/block-config.js";
-import {
-  type EmbeddedNetSpec,
-  isNetModelFeature,
-  makeNetModel,
-  type OpenNet,
-} from "./net-device.js";
+import { blkKind, type EmbeddedBlkSpec } from "./blk-device.js";
+import type { DeviceKind } from "./device-kind.js";
+import type { OpenImage } from "./medium.js";
+import { type EmbeddedNetSpec, netKind, type OpenNet } from "./net-device.js";
 import type { Distortion } from "./pci/distortion.js";
 import { PciRoot } from "./pci/root.js";
 import type { InterfaceKind } from "./pci/virtio-device.js";
@@ -33,28 +23,26 @@ import { VirtioFunction } from "./pci/virtio-function.js";
 import type { RuleBook } from "./rules/rule-book.js";
 import { Scheduler } from "./scheduler.js";
 
-/** A block device of the embedded machine. */
-export interface EmbeddedBlkSpec extends EmbeddedBlkOptions {
-  readonly kind: "blk";
-}
-
-/** What only the embedded machine's block device takes besides. */
-export interface EmbeddedBlkOptions extends BlkOptions, BlockCharacteristics {
-  /** Stands in for `file` and `size`. */
-  readonly backend?: BlockBackend | undefined;
-  /** A device that lies; for tests of drivers. */
-  readonly lies?: BlockLies | undefined;
-}
-
-/** A block device: `embedded({ devices: [blk({ size: 1 << 20 })] })`. */
-export function blk(options: EmbeddedBlkOptions = {}): EmbeddedBlkSpec {
-  return { kind: "blk", ...options };
-}
-
 /** A device as one says which: in the language of specifications, or as an object. */
 export type EmbeddedDevice = string | EmbeddedSpec;
 
 type EmbeddedSpec = DeviceSpec | EmbeddedBlkSpec | EmbeddedNetSpec;
+
+/** The devices that the machine can have. */
+const kinds: Readonly<Partial<Record<EmbeddedSpec["kind"], DeviceKind>>> = {
+  blk: blkKind,
+  net: netKind,
+};
+
+function kindOf({ kind }: EmbeddedSpec): DeviceKind {
+  const found = kinds[kind];
+  if (found === undefined)
+    throw new VirtioFault(
+      "UNSUPPORTED",
+      `device ${kind}: the embedded machine has none (there is: ${Object.keys(kinds).join(", ")})`,
+    );
+  return found;
+}
 
 /** How an embedded machine is made. */
 export interface EmbeddedOptions {
@@ -67,7 +55,7 @@ export interface EmbeddedOptions {
   /** A SharedArrayBuffer, so that worker threads see guest memory. Default false. */
   readonly shared?: boolean;
   /** Opens an image file: `openImage` of `@virtio/hypervisor/node`, where there are files. */
-  readonly open?: (spec: BlkSpec) => Promise<BlockBackend>;
+  readonly open?: OpenImage;
   /** Opens a wire that is not of this machine: `openNetBackend` of `@virtio/hypervisor/node`, where there are files and sockets. */
   readonly openNet?: OpenNet;
   /** Virtual time and a drawn, replayable order of work; for tests. */
@@ -117,14 +105,17 @@ export async function embedded(options: EmbeddedOptions = {}): Promise<EmbeddedM
     const ordinal = made.get(spec.kind) ?? 0;
     made.set(spec.kind, ordinal + 1);
     const name = `${spec.kind}${ordinal}`;
-    const model =
-      spec.kind === "net"
-        ? await makeNetModel(spec, name, ordinal, options.openNet)
-        : await makeModel(spec, name, options);
+    const model = await kindOf(spec).make(spec, {
+      name,
+      ordinal,
+      queueSize: spec.queueSize ?? DEFAULT_QUEUE_SIZE,
+      openImage: options.open,
+      openNet: options.openNet,
+    });
     try {
       return new VirtioFunction({
         model,
-        kind: kinds[spec.legacy ?? "off"],
+        kind: interfaces[spec.legacy ?? "off"],
         root,
         memory: guest,
         tasks: scheduler.lane(),
@@ -261,7 +252,7 @@ const specOf = (device: EmbeddedDevice): EmbeddedSpec =>
   typeof device === "string" ? parseDeviceSpec(device) : device;
 
 /** Interfaces of a function by the key `legacy`. */
-const kinds: Readonly<Record<NonNullable<DeviceSpec["legacy"]>, InterfaceKind>> = {
+const interfaces: Readonly<Record<NonNullable<DeviceSpec["legacy"]>, InterfaceKind>> = {
   off: "modern",
   on: "legacy",
   transitional: "transitional",
@@ -272,12 +263,11 @@ function refuseWhatIsNotThere(spec: EmbeddedSpec): void {
   const refuse = (what: string): never => {
     throw new VirtioFault("UNSUPPORTED", `device ${spec.kind}: the embedded machine ${what}`);
   };
+  const kind = kindOf(spec);
   const legacy = spec.legacy ?? "off";
   const size = spec.queueSize ?? DEFAULT_QUEUE_SIZE;
   if ((spec.packed !== true || legacy !== "off") && (size & (size - 1)) !== 0)
     refuse(`has split rings: queue-size=${size} is not a power of two (packed=on takes any size)`);
-  if ("zoned" in spec && spec.zoned !== undefined && legacy !== "off")
-    refuse("has no legacy interface for a disk with zones: zoned needs legacy=off");
   if (legacy === "on" && spec.packed === true)
     refuse(
       "has no packed rings on the legacy interface: packed=on needs legacy=off or transitional",
@@ -286,13 +276,10 @@ function refuseWhatIsNotThere(spec: EmbeddedSpec): void {
     const reserved = ReservedFeature[name as keyof typeof ReservedFeature];
     if (legacyFeatures.includes(reserved) && (legacy !== "off" || !on)) continue;
     if (queueFeatures.includes(reserved) && (legacy !== "on" || !on)) continue;
-    const bit = BlockFeature[name as keyof typeof BlockFeature];
-    const known = spec.kind === "net" ? isNetModelFeature(name) : blockModelFeatures.includes(bit);
-    if (!known) refuse(`cannot ${on ? "offer" : "hold back"} feature ${name.toLowerCase()}`);
-    if (spec.kind === "net") continue;
-    if (bit === BlockFeature.BARRIER && on && legacy !== "on")
-      refuse("offers barrier on the legacy interface alone: it needs legacy=on");
+    if (!kind.hasFeature(name))
+      refuse(`cannot ${on ? "offer" : "hold back"} feature ${name.toLowerCase()}`);
   }
+  kind.refuse(spec, refuse);
 }
 
 /** Queue features of the modern interface that a specification names. */
@@ -327,45 +314,4 @@ function reservedFeatures({ features = {}, ...spec }: EmbeddedSpec): ReservedFea
   if (spec.eventIdx !== false) offered.push(ReservedFeature.EVENT_IDX);
   if (spec.packed === true) offered.push(ReservedFeature.RING_PACKED);
   return offered;
-}
-
-async function makeModel(
-  spec: BlkSpec | EmbeddedBlkSpec,
-  name: string,
-  options: EmbeddedOptions,
-): Promise<DeviceModel> {
-  const queueSize = spec.queueSize ?? DEFAULT_QUEUE_SIZE;
-  const embeddedSpec: EmbeddedBlkSpec = spec;
-  const backend = await backendOf(spec, options);
-  try {
-    return new BlockModel({
-      name,
-      backend,
-      serial: spec.serial ?? "",
-      // Header and status take two descriptors of the ring.
-      segMax: Math.max(1, queueSize - 2),
-      queues: spec.queues ?? 1,
-      features: spec.features ?? {},
-      characteristics: embeddedSpec,
-      lies: embeddedSpec.lies ?? {},
-    });
-  } catch (error) {
-    await backend.close();
-    throw error;
-  }
-}
-
-async function backendOf(
-  spec: BlkSpec | EmbeddedBlkSpec,
-  { open }: EmbeddedOptions,
-): Promise<BlockBackend> {
-  if ("backend" in spec && spec.backend !== undefined) return spec.backend;
-  if (spec.file === undefined)
-    return new MemoryBackend(spec.size ?? DEFAULT_BLK_SIZE, { readOnly: spec.readonly ?? false });
-  if (open === undefined)
-    throw new VirtioFault(
-      "UNSUPPORTED",
-      `${spec.file}: this machine was made without a way to open files`,
-    );
-  return open(spec);
 }

@@ -2,6 +2,7 @@
 import { type NetBackendName, type NetOptions, type NetSpec, VirtioFault } from "@virtio/core";
 import { NetFeature } from "@virtio/core/net";
 import { formatMac, parseMac } from "@virtio/packets";
+import type { DeviceKind } from "./device-kind.js";
 import { NetModel } from "./models/net.js";
 import { type NetCharacteristics, netModelFeatures } from "./models/net-config.js";
 import type { NetLies } from "./models/net-lies.js";
@@ -36,40 +37,31 @@ export type OpenNet = (backend: NetBackendName) => Promise<NetBackend>;
 /** The first device's address, QEMU's; each further device has the next. */
 const FIRST_MAC = "52:54:00:12:34:56";
 
-/** A feature that the device can offer and hold back. */
-export const isNetModelFeature = (name: string): boolean =>
-  netModelFeatures.includes(NetFeature[name as keyof typeof NetFeature]);
-
-/**
- * Makes the model of a network device.
- * @param ordinal - network devices of the machine before it
- * @throws VirtioFault INVALID, UNSUPPORTED, and what `open` throws
- */
-export async function makeNetModel(
-  spec: NetSpec | EmbeddedNetSpec,
-  name: string,
-  ordinal: number,
-  open: OpenNet | undefined,
-): Promise<NetModel> {
-  const embedded: EmbeddedNetSpec = spec;
-  const backend = await wireOf(embedded, open);
-  try {
-    return new NetModel({
-      name,
-      backend,
-      mac: embedded.mac ?? nextMac(ordinal),
-      queues: embedded.queues ?? 1,
-      mtu: embedded.mtu,
-      features: embedded.features ?? {},
-      characteristics: embedded,
-      port: embedded.port ?? new NetPort(),
-      lies: embedded.lies ?? {},
-    });
-  } catch (error) {
-    await backend.close();
-    throw error;
-  }
-}
+/** {@inheritDoc DeviceKind} */
+export const netKind: DeviceKind<NetSpec | EmbeddedNetSpec> = {
+  hasFeature: (name) => netModelFeatures.includes(NetFeature[name as keyof typeof NetFeature]),
+  refuse() {},
+  async make(spec, { name, ordinal, openNet }) {
+    const embedded: EmbeddedNetSpec = spec;
+    const backend = await wireOf(embedded, openNet);
+    try {
+      return new NetModel({
+        name,
+        backend,
+        mac: embedded.mac ?? nextMac(ordinal),
+        queues: embedded.queues ?? 1,
+        mtu: embedded.mtu,
+        features: embedded.features ?? {},
+        characteristics: embedded,
+        port: embedded.port ?? new NetPort(),
+        lies: embedded.lies ?? {},
+      });
+    } catch (error) {
+      await backend.close();
+      throw error;
+    }
+  },
+};
 
 function nextMac(ordinal: number): string {
   const mac = parseMac(FIRST_MAC);

@@ -8,12 +8,13 @@ import {
   commonProperties,
   type FeatureTable,
   featureProperties,
-  oneOf,
-  onOff,
   type Properties,
+  powerOfTwo,
   refuseFor,
   whole,
 } from "./device-properties.js";
+import { blockNode, findMedium, mediumChecks, refuseMedium } from "./medium.js";
+import type { KindPlan } from "./plan.js";
 
 /** A block device for `qemu({ devices: [blk({ file: "disk.img" })] })`. */
 export function blk(options: BlkOptions = {}): BlkSpec {
@@ -26,23 +27,9 @@ const QUEUE_SIZE_MAX = 1024;
 
 /** Every option of a blk, and what its value must be. */
 const checks: Readonly<Record<string, Check>> = {
-  file: (value) => (typeof value === "string" && value !== "" ? null : "is not a file name"),
-  size: (value) =>
-    Number.isSafeInteger(value) && Number(value) > 0 && Number(value) % 512 === 0
-      ? null
-      : "is not a positive multiple of 512",
-  format: oneOf("raw", "qcow2"),
-  serial: (value) =>
-    typeof value === "string" && /^[\x20-\x7e]{1,20}$/.test(value)
-      ? null
-      : "is not 1 to 20 printable ASCII characters",
-  readonly: onOff,
+  ...mediumChecks,
   queues: whole(1, 64),
-  queueSize: (value) =>
-    whole(QUEUE_SIZE_MIN, QUEUE_SIZE_MAX)(value) === null &&
-    Number.isInteger(Math.log2(Number(value)))
-      ? null
-      : `is not a power of two from ${QUEUE_SIZE_MIN} to ${QUEUE_SIZE_MAX} (QEMU's limits)`,
+  queueSize: powerOfTwo(QUEUE_SIZE_MIN, QUEUE_SIZE_MAX),
   ...commonChecks,
 };
 
@@ -77,8 +64,7 @@ function featuresFor(spec: BlkSpec): FeatureTable {
 export function blkProperties(spec: BlkSpec, device: string): Properties {
   const refuse = refuseFor(device);
   checkOptions(spec, checks, refuse);
-  if (spec.file !== undefined && spec.size !== undefined) refuse("'size' does not go with 'file'");
-  if (spec.file === undefined && spec.format === "qcow2") refuse("format=qcow2 needs a file");
+  refuseMedium(spec, refuse);
   return {
     // QEMU's own default of num-queues is its number of CPUs.
     "num-queues": spec.queues ?? 1,
@@ -87,4 +73,14 @@ export function blkProperties(spec: BlkSpec, device: string): Properties {
     ...(spec.serial === undefined ? {} : { serial: spec.serial }),
     ...featureProperties(spec.features ?? {}, featuresFor(spec), refuse),
   };
+}
+
+/** @throws VirtioFault INVALID, NOT_FOUND, READ_ONLY */
+export async function planBlk(spec: BlkSpec, id: string, cwd: string): Promise<KindPlan> {
+  const { file } = spec;
+  const label = typeof file === "string" ? `blk,file=${file}` : id;
+  const device = { driver: "virtio-blk-pci", drive: id, ...blkProperties(spec, label) };
+  const medium = await findMedium(spec, label, cwd);
+  const inherits = "size" in medium.store ? [medium.store] : [];
+  return { label, device, medium, inherits, before: ([path]) => [blockNode(medium, id, path)] };
 }

@@ -1,7 +1,7 @@
 // The command line of QEMU: no path in it but the images', nothing that another process could take away in between.
 import { VirtioFault } from "@virtio/core";
-import { blockNode, deviceNumber, netdev, virtioDevice } from "./device-arguments.js";
-import { type DevicePlan, inherits, type PlacedDevice } from "./plan.js";
+import { optionOf, type Part } from "./parts.js";
+import { type DevicePlan, deviceAt, deviceNumber, type PlacedDevice } from "./plan.js";
 import { FIRST_DESCRIPTOR } from "./process.js";
 
 /** What the command line says. */
@@ -27,7 +27,7 @@ export interface CommandLine {
   readonly rootPorts: readonly number[];
 }
 
-/** Descriptors in the new process: guest memory, then firmware, then what devices inherit (`inherits`). */
+/** Descriptors in the new process: guest memory, then firmware, then what devices inherit. */
 const MEMORY_FD = FIRST_DESCRIPTOR;
 const FIRMWARE_FD = FIRST_DESCRIPTOR + 1;
 const FIRST_DEVICE_FD = FIRST_DESCRIPTOR + 2;
@@ -58,19 +58,19 @@ export function commandLine(options: CommandLineOptions): CommandLine {
       `qemu: ${devices.length} devices and ${rootPorts.length} root ports: a ${type} has ${last - first + 1} slots`,
     );
   const labels = new Map<string, string>();
-  const option = (name: string, value: object, label: string): readonly string[] => {
-    const json = JSON.stringify(value);
-    labels.set(`${name} ${json}`, label);
-    return [name, json];
+  const option = (part: Part, label: string): readonly string[] => {
+    const [name, value] = optionOf(part);
+    labels.set(`${name} ${value}`, label);
+    return [name, value];
   };
   let nextFd = FIRST_DEVICE_FD;
   const deviceArgs = placed.flatMap(({ plan, address }) => {
-    const fd = inherits(plan) === null ? undefined : nextFd++;
-    const device = option("-device", virtioDevice(plan, address.device), plan.label);
-    if (plan.kind === "net") return [...option("-netdev", netdev(plan, fd), plan.label), ...device];
-    const { medium } = plan;
-    const file = "path" in medium ? medium.path : path(fd ?? -1);
-    return [...option("-blockdev", blockNode(plan, file), plan.label), ...device];
+    const inherited = plan.inherits.map((what) => {
+      const fd = nextFd++;
+      return what === "socket" ? String(fd) : path(fd);
+    });
+    const parts = [...plan.before(inherited), deviceAt(plan, address.device), ...plan.after];
+    return parts.flatMap((part) => option(part, plan.label));
   });
   const rootPortArgs = rootPorts.flatMap((slot, i) => {
     // A chassis of its own: the pair of chassis and slot number has to differ.
@@ -80,7 +80,7 @@ export function commandLine(options: CommandLineOptions): CommandLine {
       chassis: i + 1,
       addr: deviceNumber(slot),
     };
-    return option("-device", port, `root port rp${i}`);
+    return option({ kind: "device", options: port }, `root port rp${i}`);
   });
   return {
     labels,

@@ -1,4 +1,4 @@
-// What every kind of device specification means to QEMU: the checks and properties that virtio-blk-pci and virtio-net-pci share.
+// What every kind of device specification means to QEMU: the checks and properties that its virtio devices share.
 import { type CommonSpec, VirtioFault } from "@virtio/core";
 
 /** Values of a QEMU device property. */
@@ -24,6 +24,18 @@ export const oneOf =
   (...words: readonly string[]): Check =>
   (value) =>
     typeof value === "string" && words.includes(value) ? null : `is not one of ${words.join(", ")}`;
+
+/** For a size of queues that QEMU does not let one choose. */
+export const fixed =
+  (size: number, why: string): Check =>
+  (value) =>
+    value === size ? null : `is not ${size}, ${why}`;
+export const powerOfTwo =
+  (min: number, max: number): Check =>
+  (value) =>
+    whole(min, max)(value) === null && Number.isInteger(Math.log2(Number(value)))
+      ? null
+      : `is not a power of two from ${min} to ${max} (QEMU's limits)`;
 
 /** Every option that all devices take, but for `queueSize`, whose limits differ. */
 export const commonChecks: Readonly<Record<string, Check>> = {

@@ -1,4 +1,6 @@
+export { balloon } from "./balloon.js";
 export { blk } from "./blk.js";
+export { consoleDevice } from "./console.js";
 export type { QemuDevice, QemuMachine } from "./machine.js";
 export { net, type QemuNetdev, type QemuNetOptions, type QemuNetSpec } from "./net.js";
 export type { InterruptMode } from "./pci-interrupts.js";
@@ -6,3 +8,4 @@ export type { QemuDeviceSpec } from "./plan.js";
 export { type QemuOptions, qemu } from "./qemu.js";
 export { QmpClient, type QmpEvent, type QmpOptions } from "./qmp.js";
 export { type AddressSpace, QtestClient, type QtestOptions, type Width } from "./qtest.js";
+export { scsi } from "./scsi.js";

@@ -19,7 +19,7 @@ import type { InterruptLines } from "./interrupt-lines.js";
 import { MessageWords } from "./message-words.js";
 import { QemuPciBus } from "./pci-bus.js";
 import type { InterruptMode } from "./pci-interrupts.js";
-import { type DeviceIds, inherits, type PlacedDevice, type QemuDeviceSpec } from "./plan.js";
+import type { DeviceIds, PlacedDevice, QemuDeviceSpec } from "./plan.js";
 import { Plugging } from "./plugging.js";
 import type { QmpClient } from "./qmp.js";
 import type { QtestClient } from "./qtest.js";
@@ -63,6 +63,12 @@ export interface QemuMachine extends Machine, AsyncDisposable {
    * @throws VirtioFault NOT_FOUND
    */
   wire(id: string): Duplex;
+  /**
+   * The other end of a port of a console made with `backend: "host"`. QEMU stops taking bytes from the driver while nobody reads.
+   * @param id QEMU's id of the device: `console0`
+   * @throws VirtioFault NOT_FOUND
+   */
+  port(id: string, number: number): Duplex;
   /**
    * Plugs a device in: on a `pc` into a free slot of bus 0, on a `q35` behind a free root port. When this resolves, `functions()`
    * lists the device and `onChange` was told. Changes take their turns.
@@ -130,7 +136,7 @@ export class RunningMachine implements QemuMachine {
   readonly #hotPlug: HotPlug | null;
   readonly #plugging: Plugging;
   /** By id of the device. */
-  readonly #wires: ReadonlyMap<string, Duplex>;
+  readonly #sockets: ReadonlyMap<string, readonly Duplex[]>;
 
   constructor(parts: MachineParts) {
     const { connection, lines, tasks, chipset, memory, hotPlugBuses, log } = parts;
@@ -158,7 +164,7 @@ export class RunningMachine implements QemuMachine {
     this.#hotPlug = hotPlug;
     const { devices, cwd, ids } = parts;
     this.#plugging = new Plugging({ qmp, bus, hotPlug, buses: hotPlugBuses, devices, cwd, ids });
-    this.#wires = wires(connection.process.inherited, devices);
+    this.#sockets = socketsOf(connection.process.inherited, devices);
     // A doorbell is the likeliest thing that a message follows.
     qtest.onPost = () => this.#words.wake();
     // A reset of the machine forgets what firmware, which is us, had set up.
@@ -187,10 +193,20 @@ export class RunningMachine implements QemuMachine {
   }
 
   wire(id: string): Duplex {
-    const wire = this.#wires.get(id);
+    const wire = id.startsWith("net") ? this.#sockets.get(id)?.[0] : undefined;
     if (wire === undefined)
       throw new VirtioFault("NOT_FOUND", `qemu: no network device '${id}' with backend wire`);
     return wire;
+  }
+
+  port(id: string, number: number): Duplex {
+    const port = id.startsWith("console") ? this.#sockets.get(id)?.[number] : undefined;
+    if (port === undefined)
+      throw new VirtioFault(
+        "NOT_FOUND",
+        `qemu: no port ${number} of a console '${id}' with backend host`,
+      );
+    return port;
   }
 
   plug(device: string | QemuDeviceSpec): Promise<PciAddress> {
@@ -222,20 +238,23 @@ export class RunningMachine implements QemuMachine {
   }
 }
 
-/** The sockets of the network devices that have one; a device with backend loop hears itself. */
-function wires(
-  sockets: readonly Duplex[],
+/** The sockets of the devices that have some, by id; one with backend loop hears itself. */
+function socketsOf(
+  inherited: readonly Duplex[],
   devices: readonly PlacedDevice[],
-): ReadonlyMap<string, Duplex> {
-  const found = new Map<string, Duplex>();
-  const plans = devices.map(({ plan }) => plan).filter((plan) => inherits(plan) === "socket");
-  for (const [i, socket] of sockets.entries()) {
-    const plan = plans[i];
-    if (plan?.kind !== "net") continue;
-    // A socket ends with QEMU, in whatever way: the machine says so.
-    socket.on("error", () => {});
-    if (plan.wire === "loop") socket.pipe(socket);
-    else found.set(plan.id, socket);
+): ReadonlyMap<string, readonly Duplex[]> {
+  const found = new Map<string, readonly Duplex[]>();
+  let next = 0;
+  for (const { plan } of devices) {
+    const count = plan.inherits.filter((what) => what === "socket").length;
+    const sockets = inherited.slice(next, next + count);
+    next += count;
+    for (const socket of sockets) {
+      // A socket ends with QEMU, in whatever way: the machine says so.
+      socket.on("error", () => {});
+      if (plan.loop) socket.pipe(socket);
+    }
+    if (!plan.loop) found.set(plan.id, sockets);
   }
   return found;
 }

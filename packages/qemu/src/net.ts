@@ -8,11 +8,14 @@ import {
   commonProperties,
   type FeatureTable,
   featureProperties,
+  fixed,
   type Properties,
   type Refuse,
   refuseFor,
   whole,
 } from "./device-properties.js";
+import { findSocket } from "./image.js";
+import type { KindPlan } from "./plan.js";
 
 /** A netdev in QEMU's own words, for what has no name here: `{ type: "hubport", hubid: 0 }`. Its `id` is given by the machine. */
 export interface QemuNetdev {
@@ -52,8 +55,7 @@ const checks: Readonly<Record<string, Check>> = {
       : "is not one of gateway, loop, pcap:FILE, stream:SOCKET, tap:IF, wire, or a netdev of QEMU's",
   queues: whole(1, 256),
   mtu: whole(68, 65535),
-  queueSize: (value) =>
-    value === QUEUE_SIZE ? null : `is not ${QUEUE_SIZE}, which QEMU's queues have`,
+  queueSize: fixed(QUEUE_SIZE, "which QEMU's queues have"),
   ...commonChecks,
 };
 
@@ -114,13 +116,13 @@ export function netProperties(spec: QemuNetSpec, device: string): Properties {
 }
 
 /** What is behind a network device: a netdev of QEMU's without its id, or a socket to this process. */
-export type Wire = QemuNetdev | "wire" | "loop";
+type Wire = QemuNetdev | "wire" | "loop";
 
 /**
  * The wire of a network device.
  * @throws VirtioFault INVALID for one that QEMU does not have
  */
-export function wireOf({ backend = "gateway", queues = 1 }: QemuNetSpec, refuse: Refuse): Wire {
+function wireOf({ backend = "gateway", queues = 1 }: QemuNetSpec, refuse: Refuse): Wire {
   if (typeof backend === "object" || backend === "wire" || backend === "loop") return backend;
   if (backend === "gateway") return { type: "user" };
   const [kind = "", name = ""] = [
@@ -133,3 +135,27 @@ export function wireOf({ backend = "gateway", queues = 1 }: QemuNetSpec, refuse:
   const several = queues > 1 ? { queues } : {};
   return { type: "tap", ifname: name, script: "no", downscript: "no", ...several };
 }
+
+/** @throws VirtioFault INVALID, NOT_FOUND */
+export async function planNet(spec: QemuNetSpec, id: string, cwd: string): Promise<KindPlan> {
+  const { backend } = spec;
+  const label = typeof backend === "string" ? `net,backend=${backend}` : id;
+  const netdev = netdevId(id);
+  const device = { driver: "virtio-net-pci", netdev, ...netProperties(spec, label) };
+  const wire = wireOf(spec, refuseFor(label));
+  if (typeof backend === "string" && backend.startsWith("stream:"))
+    await findSocket(backend.slice("stream:".length), { device: label, cwd });
+  const options = (fd = ""): object =>
+    // Connected at once. A netdev `stream` is only some time after the launch, even to a descriptor, and loses what is sent before.
+    typeof wire === "object" ? wire : { type: "socket", fd };
+  return {
+    label,
+    device,
+    inherits: typeof wire === "string" ? ["socket"] : [],
+    before: ([fd]) => [{ kind: "netdev", options: { ...options(fd), id: netdev } }],
+    loop: wire === "loop",
+  };
+}
+
+/** QEMU's id of what is behind a network device: NIC and netdev share one list of names. */
+const netdevId = (id: string): string => `${id}-wire`;

@@ -1,53 +1,47 @@
 // From device specifications to what QEMU's command line will say, checked before anything is started.
-import {
-  type BlkSpec,
-  DEFAULT_BLK_SIZE,
-  type DeviceSpec,
-  type PciAddress,
-  parseDeviceSpec,
-  VirtioFault,
-} from "@virtio/core";
-import { blkProperties } from "./blk.js";
-import { type Properties, refuseFor } from "./device-properties.js";
-import { findImage, findSocket, type Image } from "./image.js";
-import { netProperties, type QemuNetSpec, type Wire, wireOf } from "./net.js";
+import { type DeviceSpec, type PciAddress, parseDeviceSpec, VirtioFault } from "@virtio/core";
+import { planBalloon } from "./balloon.js";
+import { planBlk } from "./blk.js";
+import { planConsole } from "./console.js";
+import type { Properties } from "./device-properties.js";
+import type { Medium } from "./medium.js";
+import { planNet, type QemuNetSpec } from "./net.js";
+import type { Part } from "./parts.js";
+import { planScsi } from "./scsi.js";
 
 /** A device as one says which: in the language of specifications, or as an object. */
 export type QemuDeviceSpec = DeviceSpec | QemuNetSpec;
 
-interface Plan {
-  /** `blk0`: QEMU's id of the device, and of its block node. */
+/** A descriptor that QEMU inherits for a device: a file in memory of so many bytes, or a socket to this process. */
+type Inherited = { readonly size: number } | "socket";
+
+/** One device, ready for the command line. */
+export interface DevicePlan {
+  readonly kind: QemuDeviceSpec["kind"];
+  /** `blk0`: QEMU's id of the device. */
   readonly id: string;
   /** How messages call it: `blk,file=disk.img`, `blk0`. */
   readonly label: string;
-  readonly properties: Properties;
+  readonly spec: QemuDeviceSpec;
+  /** What `-device` and `device_add` take, but for the id and the place. */
+  readonly device: Properties;
+  readonly inherits: readonly Inherited[];
+  /**
+   * What QEMU makes before the device.
+   * @param inherited for each of `inherits` the path of the file, or the number of the descriptor
+   */
+  readonly before: (inherited: readonly string[]) => readonly Part[];
+  /** What QEMU makes after the device, on its bus. */
+  readonly after: readonly Part[];
+  /** Whether its sockets give back what they get, instead of being their owner's. */
+  readonly loop: boolean;
+  /** What a disk keeps its bytes in. */
+  readonly medium: Medium | null;
 }
 
-/** A block device, ready for the command line. */
-export interface BlkPlan extends Plan {
-  readonly kind: "blk";
-  readonly spec: BlkSpec;
-  readonly format: "raw" | "qcow2";
-  readonly readonly: boolean;
-  /** An image, or bytes of memory. */
-  readonly medium: Image | { readonly size: number };
-}
-
-/** A network device, ready for the command line. */
-export interface NetPlan extends Plan {
-  readonly kind: "net";
-  readonly spec: QemuNetSpec;
-  readonly wire: Wire;
-}
-
-/** One device, ready for the command line. */
-export type DevicePlan = BlkPlan | NetPlan;
-
-/** The descriptor that QEMU inherits for a device: a file in memory of so many bytes, a socket to this process, or none. */
-export function inherits(plan: DevicePlan): { readonly size: number } | "socket" | null {
-  if (plan.kind === "net") return typeof plan.wire === "string" ? "socket" : null;
-  return "size" in plan.medium ? plan.medium : null;
-}
+/** What the plan of one kind says; the rest is common. */
+export type KindPlan = Pick<DevicePlan, "label" | "device"> &
+  Partial<Pick<DevicePlan, "inherits" | "before" | "after" | "loop" | "medium">>;
 
 /** A device of the machine, and where it is. */
 export interface PlacedDevice {
@@ -98,46 +92,74 @@ export async function planDevice(
 ): Promise<DevicePlan> {
   const spec = typeof device === "string" ? parseDeviceSpec(device) : device;
   const { ids, cwd, others } = at;
-  if (spec.kind === "net") return planNet(spec, ids.next("net"), cwd);
-  if (spec.kind !== "blk") throw noSuchKind(spec);
-  const plan = await planBlk(spec, ids.next("blk"), cwd);
+  const id = ids.next(spec.kind);
+  const plan = {
+    ...{
+      kind: spec.kind,
+      id,
+      spec,
+      inherits: [],
+      before: () => [],
+      after: [],
+      loop: false,
+      medium: null,
+    },
+    ...(await planKind(spec, id, cwd)),
+  };
   refuseSharedImage(plan, others);
   return plan;
 }
 
+function planKind(spec: QemuDeviceSpec, id: string, cwd: string): KindPlan | Promise<KindPlan> {
+  switch (spec.kind) {
+    case "blk":
+      return planBlk(spec, id, cwd);
+    case "net":
+      return planNet(spec, id, cwd);
+    case "scsi":
+      return planScsi(spec, id, cwd);
+    case "balloon":
+      return planBalloon(spec, id);
+    case "console":
+      return planConsole(spec, id);
+    default:
+      throw noSuchKind(spec);
+  }
+}
+
 function noSuchKind({ kind }: { readonly kind: string }): VirtioFault {
-  return new VirtioFault("INVALID", `no such kind of device '${kind}' (there is: blk, net)`);
+  return new VirtioFault(
+    "INVALID",
+    `no such kind of device '${kind}' (there is: blk, net, scsi, balloon, console)`,
+  );
 }
 
-async function planBlk(spec: BlkSpec, id: string, cwd: string): Promise<BlkPlan> {
-  const { file, size = DEFAULT_BLK_SIZE, format = "raw", readonly = false } = spec;
-  const label = typeof file === "string" ? `blk,file=${file}` : id;
-  const properties = blkProperties(spec, label);
-  const medium =
-    file === undefined ? { size } : await findImage(file, { device: label, cwd, readonly });
-  return { kind: "blk", id, spec, label, format, readonly, properties, medium };
+/**
+ * The device itself.
+ * @param device its device number
+ * @param bus QEMU's name of the bus; default the root bus
+ */
+export function deviceAt(plan: DevicePlan, device: number, bus?: string): Part {
+  const place = { ...(bus === undefined ? {} : { bus }), addr: deviceNumber(device) };
+  return { kind: "device", options: { ...plan.device, id: plan.id, ...place } };
 }
 
-async function planNet(spec: QemuNetSpec, id: string, cwd: string): Promise<NetPlan> {
-  const { backend } = spec;
-  const label = typeof backend === "string" ? `net,backend=${backend}` : id;
-  const properties = netProperties(spec, label);
-  const wire = wireOf(spec, refuseFor(label));
-  if (typeof backend === "string" && backend.startsWith("stream:"))
-    await findSocket(backend.slice("stream:".length), { device: label, cwd });
-  return { kind: "net", id, spec, label, properties, wire };
+/** A device number as QEMU's property `addr` takes it. */
+export function deviceNumber(device: number): string {
+  return `0x${device.toString(16)}`;
 }
 
 /** QEMU would say that another process holds the lock, which is not so. */
-function refuseSharedImage(plan: BlkPlan, others: readonly DevicePlan[]): void {
-  const { medium } = plan;
-  if (!("path" in medium)) return;
-  const other = others
-    .filter((o) => o.kind === "blk")
-    .find((o) => "path" in o.medium && o.medium.path === medium.path);
-  if (other !== undefined && !(other.readonly && plan.readonly))
+function refuseSharedImage({ label, medium }: DevicePlan, others: readonly DevicePlan[]): void {
+  if (medium === null || !("path" in medium.store)) return;
+  const { path } = medium.store;
+  const other = others.find(
+    (plan) =>
+      plan.medium !== null && "path" in plan.medium.store && plan.medium.store.path === path,
+  );
+  if (other !== undefined && !(other.medium?.readonly === true && medium.readonly))
     throw new VirtioFault(
       "BUSY",
-      `${plan.label}: ${other.id} has the same file: give each its own, or both readonly=on`,
+      `${label}: ${other.id} has the same file: give each its own, or both readonly=on`,
     );
 }

@@ -2,14 +2,14 @@
 import { closeSync } from "node:fs";
 import { type PciAddress, VirtioFault } from "@virtio/core";
 import { createMemfd } from "@virtio/shm";
-import { blockNode, netdev, netdevId, virtioDevice } from "./device-arguments.js";
 import type { HotPlug, HotPlugBus } from "./hot-plug.js";
 import { deviceRefusal } from "./launch-failure.js";
+import { type Command, commandsOf, type Part } from "./parts.js";
 import type { QemuPciBus } from "./pci-bus.js";
 import {
-  type BlkPlan,
   type DeviceIds,
   type DevicePlan,
+  deviceAt,
   type PlacedDevice,
   planDevice,
   type QemuDeviceSpec,
@@ -67,20 +67,12 @@ export class Plugging {
   }
 
   async #plug(device: string | QemuDeviceSpec): Promise<PciAddress> {
-    const { qmp, cwd, ids } = this.#parts;
+    const { cwd, ids } = this.#parts;
     const hotPlug = this.#hotPlug();
     const others = this.#devices.map(({ plan }) => plan);
     const plan = await planDevice(device, { ids, cwd, others });
     const { bus, address } = await this.#freePlace(plan.label);
-    await this.#addBehind(plan);
-    try {
-      await qmp.execute("device_add", virtioDevice(plan, address.device, bus.name));
-    } catch (error) {
-      const refusal = deviceRefusal(plan.label, error);
-      // Otherwise the connection ended, and the node with it.
-      if (refusal !== error) await this.#removeBehind(plan);
-      throw refusal;
-    }
+    await this.#make(plan, address.device, bus.name);
     ids.take(plan.kind);
     this.#devices = [...this.#devices, { plan, address }];
     await hotPlug.look();
@@ -110,7 +102,7 @@ export class Plugging {
     }
     await hotPlug.look();
     await deleted;
-    if (known !== undefined) await this.#removeBehind(known.plan);
+    if (known !== undefined) await this.#remove(known.plan.before([]));
   }
 
   #hotPlug(): HotPlug {
@@ -134,36 +126,42 @@ export class Plugging {
     throw new VirtioFault("NO_SPACE", `${label}: no slot is free`);
   }
 
-  /** Makes the block node or the netdev of a device. */
-  async #addBehind(plan: DevicePlan): Promise<void> {
-    if (plan.kind === "net" && typeof plan.wire === "string")
+  /** Makes a device: what comes before it, itself, what is on it. Of one that fails nothing is left. */
+  async #make(plan: DevicePlan, device: number, bus: string): Promise<void> {
+    if (plan.inherits.includes("socket"))
       throw new VirtioFault(
         "UNSUPPORTED",
         `${plan.label}: its socket is made when QEMU starts: plug in another backend`,
       );
+    const files = plan.inherits.flatMap((what) =>
+      what === "socket" ? [] : [createMemfd(`virtio-${plan.id}`, what.size)],
+    );
+    const made: Part[] = [];
     try {
-      if (plan.kind === "blk") await this.#addNode(plan);
-      else await this.#parts.qmp.execute("netdev_add", netdev(plan));
+      const before = plan.before(files.map((fd) => `/proc/${process.pid}/fd/${fd}`));
+      for (const part of [...before, deviceAt(plan, device, bus), ...plan.after]) {
+        await this.#execute(commandsOf(part)?.add);
+        made.push(part);
+      }
     } catch (error) {
-      throw deviceRefusal(plan.label, error);
-    }
-  }
-
-  async #removeBehind(plan: DevicePlan): Promise<void> {
-    const { qmp } = this.#parts;
-    if (plan.kind === "blk") await qmp.execute("blockdev-del", { "node-name": plan.id });
-    else await qmp.execute("netdev_del", { id: netdevId(plan) });
-  }
-
-  async #addNode(plan: BlkPlan): Promise<void> {
-    const { medium } = plan;
-    const fd = "size" in medium ? createMemfd(`virtio-${plan.id}`, medium.size) : null;
-    try {
-      const path = "path" in medium ? medium.path : `/proc/${process.pid}/fd/${fd}`;
-      await this.#parts.qmp.execute("blockdev-add", blockNode(plan, path));
+      const refusal = deviceRefusal(plan.label, error);
+      // Otherwise the connection ended, and everything with it.
+      if (refusal !== error) await this.#remove(made);
+      throw refusal;
     } finally {
-      if (fd !== null) closeSync(fd);
+      for (const fd of files) closeSync(fd);
     }
+  }
+
+  async #remove(parts: readonly Part[]): Promise<void> {
+    for (const part of parts.toReversed()) {
+      await this.#execute(commandsOf(part)?.remove);
+      if (part.kind === "device") await this.#hotPlug().look();
+    }
+  }
+
+  async #execute(command: Command | undefined): Promise<void> {
+    if (command !== undefined) await this.#parts.qmp.execute(command.name, command.arguments);
   }
 
   #inTurn<T>(change: () => Promise<T>): Promise<T> {

@@ -13,7 +13,7 @@ import { InterruptLines } from "./interrupt-lines.js";
 import { launchFailure } from "./launch-failure.js";
 import { type QemuMachine, RunningMachine } from "./machine.js";
 import type { InterruptMode } from "./pci-interrupts.js";
-import { DeviceIds, type DevicePlan, inherits, planDevices, type QemuDeviceSpec } from "./plan.js";
+import { DeviceIds, type DevicePlan, planDevices, type QemuDeviceSpec } from "./plan.js";
 import { type ProcessOptions, QemuProcess } from "./process.js";
 import type { QmpClient } from "./qmp.js";
 import type { QtestClient } from "./qtest.js";
@@ -149,11 +149,9 @@ async function withDescriptors(
     };
     const firmwareFd = open("virtio-firmware", firmware.length);
     writeSync(firmwareFd, firmware);
-    const devices = plans.flatMap((plan) => {
-      const what = inherits(plan);
-      if (what === null) return [];
-      return [what === "socket" ? what : open(`virtio-${plan.id}`, what.size)];
-    });
+    const devices = plans.flatMap(({ id, inherits }) =>
+      inherits.map((what) => (what === "socket" ? what : open(`virtio-${id}`, what.size))),
+    );
     return await start([memory.fd, firmwareFd, ...devices]);
   } finally {
     for (const fd of opened) closeSync(fd);

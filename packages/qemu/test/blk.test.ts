@@ -112,9 +112,9 @@ describe("devices, before QEMU sees them", () => {
       {
         id: "blk0",
         label: "blk,file=link.img",
-        medium: { path: expect.stringMatching(/\/a,b=c\.img$/), driver: "file" },
+        medium: { store: { path: expect.stringMatching(/\/a,b=c\.img$/), driver: "file" } },
       },
-      { id: "blk1", label: "blk1", medium: { size: 1 << 20 } },
+      { id: "blk1", label: "blk1", medium: { store: { size: 1 << 20 } } },
     ]);
     const { args } = commandLine({
       type: "q35",

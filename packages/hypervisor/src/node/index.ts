@@ -1,5 +1,5 @@
 import { resolve } from "node:path";
-import { type BlkSpec, VirtioFault } from "@virtio/core";
+import { type MediumOptions, VirtioFault } from "@virtio/core";
 import type { BlockBackend } from "../block-backend.js";
 import { FileBackend } from "./file-backend.js";
 
@@ -9,12 +9,12 @@ export { StreamBackend } from "./stream-backend.js";
 export { TapBackend } from "./tap-backend.js";
 
 /**
- * Opens the image of a specification: what `embedded({ open })` asks for.
+ * Opens the image file of a medium: what `embedded({ open })` asks for.
  * @param cwd - folder that relative paths are relative to
  * @throws VirtioFault as FileBackend.open, and UNSUPPORTED for a format that is not raw
  */
-export async function openImage(spec: BlkSpec, cwd: string): Promise<BlockBackend> {
-  const { file = "", format = "raw", readonly = false } = spec;
+export async function openImage(medium: MediumOptions, cwd: string): Promise<BlockBackend> {
+  const { file = "", format = "raw", readonly = false } = medium;
   if (format !== "raw")
     throw new VirtioFault(
       "UNSUPPORTED",

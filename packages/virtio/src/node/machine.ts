@@ -1,9 +1,9 @@
 // Which machine: `embedded`, or `qemu,type=pc,ncpus=4`.
 import {
-  type BlkSpec,
   type DeviceSpec,
   type Log,
   type Machine,
+  type MediumOptions,
   type NetBackendName,
   parseDeviceSpec,
   VirtioFault,
@@ -79,7 +79,7 @@ export async function openMachine(spec: MachineSpec, options: MachineOptions): P
   const { devices, cwd, log, signal } = options;
   const cpus = spec.cpus === undefined ? {} : { cpus: spec.cpus };
   if (spec.kind === "embedded") {
-    const open = (blk: BlkSpec): ReturnType<typeof openImage> => openImage(blk, cwd);
+    const open = (medium: MediumOptions): ReturnType<typeof openImage> => openImage(medium, cwd);
     const openNet = (backend: NetBackendName): ReturnType<typeof openNetBackend> =>
       openNetBackend(backend, cwd);
     return embedded({ devices, log, open, openNet, ...cpus });
