@@ -419,7 +419,7 @@ export const mutants: readonly Mutant[] = [
     name: "believes the used lengths of transmitted frames and of commands",
     project: network,
     file: "packages/ring/src/split-queue.ts",
-    find: "if (this.#legacy) {",
+    find: "if (this.#clips) {",
     replace: "if (false) {",
   },
   {

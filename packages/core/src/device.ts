@@ -12,6 +12,11 @@ export interface QueueSpec {
   readonly maxSegments: number;
   /** Whether used buffers raise an interrupt. */
   readonly interrupt: boolean;
+  /**
+   * Used lengths above what was writable are cut to it and counted, not held against the device: QEMU's virtio-scsi counts what it
+   * read, too. Default false.
+   */
+  readonly clip?: boolean;
 }
 
 /** How a device signals (virtio 1.4 §4.1.5): a vector for each queue, one vector for all, one message, a shared line, not at all. */

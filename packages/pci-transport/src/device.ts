@@ -334,7 +334,7 @@ export class PciDevice implements VirtioDevice {
 
   #makeRing(
     index: number,
-    { name, maxSegments }: QueueSpec,
+    { name, maxSegments, clip = false }: QueueSpec,
     { size, doorbell }: OfferedQueue = { size: 0, doorbell: () => {} },
   ): Ring {
     const features = featureSetFromWords<ReservedFeature>(this.#negotiated);
@@ -359,6 +359,7 @@ export class PciDevice implements VirtioDevice {
       memory: this.memory,
       tasks: this.tasks,
       maxSegments,
+      clip,
       doorbell: (_, next) => doorbell(next),
       poll: () => this.poll(),
     });

@@ -97,6 +97,8 @@ export class PackedQueue implements Virtqueue {
   readonly #pollDevice: () => void;
   readonly #eventIdx: boolean;
   readonly #inOrder: boolean;
+  /** Lengths above what is writable are cut. */
+  readonly #clips: boolean;
   readonly #maxIndirect: number;
   /** Descriptors that must stay free for a chain to go in the ring itself though it might go in a table. */
   readonly #reserve: number;
@@ -163,6 +165,7 @@ export class PackedQueue implements Virtqueue {
     this.#pollDevice = options.poll ?? ((): void => {});
     this.#eventIdx = eventIdx;
     this.#inOrder = options.inOrder ?? false;
+    this.#clips = options.clip ?? false;
     // A list is never longer than the queue, even in a table (virtio 1.4 §2.8.17).
     this.#maxIndirect = indirect && maxSegments > 1 ? Math.min(maxSegments, size) : 0;
     this.#reserve = options.reserve ?? size;
@@ -502,7 +505,12 @@ export class PackedQueue implements Virtqueue {
     const record = this.#record;
     const r = id << 2;
     const writable = (record[r + Entry.WRITABLE] as number) >>> 0;
-    if (length > writable) return this.#refuseLength(id, length, writable);
+    let written = length;
+    if (written > writable) {
+      if (!this.#clips) return this.#refuseLength(id, length, writable);
+      this.counters.clipped += 1;
+      written = writable;
+    }
     const count = record[r + Entry.COUNT] as number;
     record[r + Entry.COUNT] = 0;
     record[r + Entry.NEXT] = this.#freeId;
@@ -515,7 +523,7 @@ export class PackedQueue implements Virtqueue {
       this.#usedWrap ^= 1;
     }
     this.counters.buffers += 1;
-    this.usedLength = length;
+    this.usedLength = written;
     return record[r + Entry.COOKIE] as number;
   }
 
