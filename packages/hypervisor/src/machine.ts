@@ -22,16 +22,18 @@ import type { InterfaceKind } from "./pci/virtio-device.js";
 import { VirtioFunction } from "./pci/virtio-function.js";
 import type { RuleBook } from "./rules/rule-book.js";
 import { Scheduler } from "./scheduler.js";
+import { type EmbeddedScsiSpec, scsiKind } from "./scsi-device.js";
 
 /** A device as one says which: in the language of specifications, or as an object. */
 export type EmbeddedDevice = string | EmbeddedSpec;
 
-type EmbeddedSpec = DeviceSpec | EmbeddedBlkSpec | EmbeddedNetSpec;
+type EmbeddedSpec = DeviceSpec | EmbeddedBlkSpec | EmbeddedNetSpec | EmbeddedScsiSpec;
 
 /** The devices that the machine can have. */
 const kinds: Readonly<Partial<Record<EmbeddedSpec["kind"], DeviceKind>>> = {
   blk: blkKind,
   net: netKind,
+  scsi: scsiKind,
 };
 
 function kindOf({ kind }: EmbeddedSpec): DeviceKind {

@@ -329,6 +329,8 @@ export enum ScsiAsc {
   MEDIUM_NOT_PRESENT = 0x3a00,
   REPORTED_LUNS_DATA_CHANGED = 0x3f0e,
   INTERNAL_TARGET_FAILURE = 0x4400,
+  /** a task attribute that there is not */
+  INVALID_MESSAGE = 0x4900,
   /** the medium may not be removed */
   MEDIUM_REMOVAL_PREVENTED = 0x5302,
 }

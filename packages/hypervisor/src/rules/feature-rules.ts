@@ -2,6 +2,7 @@
 import { DeviceType, ReservedFeature } from "@virtio/core";
 import { BlockFeature } from "@virtio/core/block";
 import { NetFeature } from "@virtio/core/net";
+import { ScsiFeature } from "@virtio/core/scsi";
 import { hasBit } from "../feature-words.js";
 import type { RuleBook } from "./rule-book.js";
 
@@ -27,6 +28,7 @@ const typeFeatures = new Map<DeviceType, { all: readonly number[]; legacy: reado
     { all: bitsOf(BlockFeature), legacy: [BlockFeature.BARRIER, BlockFeature.SCSI] },
   ],
   [DeviceType.NET, { all: bitsOf(NetFeature), legacy: [NetFeature.GSO] }],
+  [DeviceType.SCSI, { all: bitsOf(ScsiFeature), legacy: [] }],
 ]);
 const legacyReserved: readonly number[] = [
   ReservedFeature.NOTIFY_ON_EMPTY,
