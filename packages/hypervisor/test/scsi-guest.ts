@@ -134,7 +134,7 @@ export class ScsiGuest {
       ...(seed === undefined ? {} : { seed }),
       devices: [scsi(options)],
       rules: this.rules,
-      memory: 16 << 20,
+      memory: 4 << 20,
     });
     const [fn] = await this.machine.buses[0].bus.functions();
     if (fn === undefined) throw new Error("no function");
@@ -293,7 +293,7 @@ export class ScsiGuest {
     request.set(cdb, ScsiRequest.CDB);
     const answerSize = ScsiAnswer.SENSE + senseSize;
     const head: Part[] = whole
-      ? [Uint8Array.of(...request, ...out), answerSize + into]
+      ? [Uint8Array.from([...request, ...out]), answerSize + into]
       : [request, ...(out.length > 0 ? [out] : []), answerSize, ...(into > 0 ? [into] : [])];
     const key = `${queue}/${this.queue(queue).offer(head)}`;
     const readable = head.filter((part) => typeof part !== "number").length;

@@ -17,8 +17,8 @@ const DESC = 1;
 /** Why a unit was reset, first byte of the additional sense code: it outlives every other attention (SAM-5). */
 const RESET_ASC = 0x29;
 
-/** Answered whatever the driver has not heard of (SPC-4 §4.5): these do not report attention. */
-const silent: readonly number[] = [ScsiOpcode.INQUIRY, ScsiOpcode.REPORT_LUNS];
+/** Answered whatever the driver has not heard of: these report no attention (SAM-5, unit attention conditions; MMC-6). */
+const silent: readonly number[] = [ScsiOpcode.INQUIRY, ScsiOpcode.GET_EVENT_STATUS_NOTIFICATION];
 
 /** Answers REQUEST SENSE. */
 export function requestSense(command: ScsiCommand, sense: Uint8Array): ScsiReply {
