@@ -78,8 +78,9 @@ export class ScsiRequests {
       answered: lies.answers?.(command.opcode) ?? true,
       slot,
       finish: (reply) => {
-        if (!slot.over)
-          rules?.answered(unit, command, this.#finish(queue, slot, command, answerSize, reply));
+        if (slot.over) return;
+        const response = this.#finish(queue, slot, command, answerSize, reply);
+        rules?.answered(unit, command, response);
       },
       state: "dormant",
       verdict: null,
