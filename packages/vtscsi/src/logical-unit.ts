@@ -18,6 +18,8 @@ export interface LogicalUnitOptions {
   readonly held: () => boolean;
   /** A command found no room: progress() is to be called when there may be some. */
   readonly starved: (unit: LogicalUnit) => void;
+  /** A command is over: the same. */
+  readonly ended: (unit: LogicalUnit) => void;
   /** It has nothing any more. */
   readonly idle: (unit: LogicalUnit) => void;
   /** A command was not done, but told that something changed: `asc << 8 | ascq`. */
@@ -141,6 +143,7 @@ export class LogicalUnit {
     ccb.fault = fault ?? (isGood(ccb) ? null : this.fault);
     if (ccb.status === ScsiStatus.CHECK_CONDITION && ccb.fault === null) this.#attend(ccb);
     ccb.done(ccb);
+    this.#options.ended(this);
     if (this.idle) this.#options.idle(this);
   }
 
@@ -160,7 +163,7 @@ export class LogicalUnit {
   returned(): void {
     this.#abandoned -= 1;
     if (this.#abandoned === 0) this.#stuck = false;
-    this.#options.starved(this);
+    this.#options.ended(this);
     if (this.idle) this.#options.idle(this);
   }
 

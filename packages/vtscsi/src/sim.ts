@@ -56,8 +56,8 @@ export class Sim {
   readonly #timer: CommandTimer;
   readonly #units = new Map<number, LogicalUnit>();
   readonly #unitOptions: LogicalUnitOptions;
-  /** Units that have something to give. */
-  readonly #starved = new Set<LogicalUnit>();
+  /** Units that are to be told that there may be room. */
+  readonly #ready = new Set<LogicalUnit>();
   #fault: VirtioFault | null = null;
 
   /** @throws VirtioFault OUT_OF_MEMORY, none of it taken then */
@@ -118,7 +118,10 @@ export class Sim {
       held: options.held,
       starved: (unit) => {
         this.starvations += 1;
-        this.#starved.add(unit);
+        this.#ready.add(unit);
+      },
+      ended: (unit) => {
+        this.#ready.add(unit);
       },
       idle: (unit) => {
         if (!unit.present && this.#units.get(keyOf(unit)) === unit) this.#units.delete(keyOf(unit));
@@ -169,8 +172,8 @@ export class Sim {
 
   /** There may be room again. */
   progress(): void {
-    for (const unit of [...this.#starved]) {
-      this.#starved.delete(unit);
+    for (const unit of [...this.#ready]) {
+      this.#ready.delete(unit);
       unit.progress();
     }
     if (this.inFlight > 0) this.#timer.watch();
@@ -194,6 +197,7 @@ export class Sim {
   /** Ends the commands for which there is a fault: see RequestQueue. */
   fail(why: (ccb: Ccb, unit: LogicalUnit) => VirtioFault | null): void {
     for (const queue of this.#queues) queue.fail(why);
+    this.progress();
   }
 
   // ── life ────────────────────────────────────────────────────────────────────
