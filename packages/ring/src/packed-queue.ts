@@ -468,9 +468,10 @@ export class PackedQueue implements Virtqueue {
       return this.#refuseUsed(id);
     let length = this.#ring[d + Word.LENGTH] as number;
     // Without WRITE the length says nothing (§2.8.12); but QEMU (7.2) never sets WRITE, and says the length all the same. So it is
-    // taken where it is possible, and nothing where it is not.
+    // taken where it is possible, and where it is not, nothing, or what is possible where that is asked for.
     if (
       (word & Flag.WRITE) === 0 &&
+      !this.#clips &&
       length > (this.#record[(id << 2) + Entry.WRITABLE] as number) >>> 0
     )
       length = 0;

@@ -357,6 +357,13 @@ describe.each(formats)("a %s queue whose device lies", (format) => {
     expect([r.driver.counters.clipped, r.driver.broken]).toEqual([1, null]);
   });
 
+  it("clips the length of a used descriptor without WRITE when the driver asks for it, as QEMU needs it", () => {
+    if (format === "split") return;
+    const r = busy(format, "one by one", { clip: true });
+    r.packed.use(r.ids[0] ?? 0, 1000, 1, 0);
+    expect([r.driver.dequeue(), r.driver.usedLength, r.driver.broken]).toEqual([0, 16, null]);
+  });
+
   it("takes a used descriptor without WRITE for no bytes written", () => {
     if (format === "split") return;
     const r = busy(format, "one by one");
