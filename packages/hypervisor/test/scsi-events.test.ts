@@ -97,6 +97,23 @@ describe("a unit that is unplugged", () => {
     await expect(g.port.unplug(1, 0)).rejects.toMatchObject({ code: "NOT_FOUND" });
   });
 
+  it("is waited for by a reset of the device while its backend is at work in guest memory", async () => {
+    const backend = new GatedBackend(1 << 20);
+    const g = await start({ backend });
+    await ready(g);
+    g.submit({ cdb: read10(0, 1), into: 512 });
+    await g.ring(ScsiQueue.REQUEST);
+    await g.settle();
+    const unplugged = g.port.unplug(0, 0);
+    await g.status(0);
+    for (let turn = 0; turn < 10; turn++) await g.settle();
+    expect(await g.readStatus()).not.toBe(0);
+    backend.letGo();
+    await unplugged;
+    await g.settle();
+    expect(await g.readStatus()).toBe(0);
+  });
+
   it("leaves its target to those that remain, which say so", async () => {
     const backend = memory();
     const g = await start({

@@ -63,6 +63,8 @@ export class ScsiModel implements DeviceModel {
   readonly #options: ScsiModelOptions;
   readonly #configuration: ScsiConfiguration;
   readonly #targets = new ScsiTargets();
+  /** Units that were taken out, while their backends still work on commands. */
+  readonly #leaving = new Set<ScsiUnit>();
   #running: Running | null = null;
   /** The driver's queues were looked at since the last reset: it can be told of events. */
   #started = false;
@@ -153,7 +155,7 @@ export class ScsiModel implements DeviceModel {
     for (const [index, slots] of queues ?? [])
       if (queue === undefined || queue === index) slots.reset();
     const units = this.#targets.units();
-    const waits = units.map(({ tasks }) =>
+    const waits = [...units, ...this.#leaving].map(({ tasks }) =>
       tasks.abort(
         tasks.tasks.filter(({ slot }) => queue === undefined || queue === slot.index),
         ScsiResponse.FAILURE,
@@ -224,7 +226,9 @@ export class ScsiModel implements DeviceModel {
     const over = unit.tasks.abort(unit.tasks.tasks, ScsiResponse.ABORTED);
     if (this.#configuration.has(ScsiFeature.HOTPLUG))
       this.#tell(unit, ScsiEvent.TRANSPORT_RESET, ScsiResetReason.REMOVED);
+    this.#leaving.add(unit);
     await over;
+    this.#leaving.delete(unit);
     await closeBackend(unit.disk.medium?.backend ?? null);
   }
 
