@@ -94,15 +94,17 @@ export class ScsiControlRequests {
 
   #execute({ subtype, field, idLow, idHigh }: TaskManagement): ControlOutcome {
     if (ScsiTmf[subtype] === undefined || subtype === ScsiTmf.CLEAR_ACA) return FUNCTION_REJECTED;
-    const { target, addressee } = this.#parts.targets.at(field);
-    if (target === null) return addressee === null ? BAD_TARGET : INCORRECT_LUN;
-    if (subtype === ScsiTmf.I_T_NEXUS_RESET)
+    const { targets, rules } = this.#parts;
+    const addressee = targets.at(field);
+    if (addressee === null) return BAD_TARGET;
+    const target = targets.targetAt(field);
+    if (target !== null && subtype === ScsiTmf.I_T_NEXUS_RESET)
       return reset([...target.units.values()], ScsiAsc.I_T_NEXUS_LOSS);
     if (!(addressee instanceof ScsiUnit)) return INCORRECT_LUN;
     const { tasks } = addressee;
     const task = tasks.find(idLow, idHigh);
     if (subtype === ScsiTmf.ABORT_TASK || subtype === ScsiTmf.QUERY_TASK)
-      this.#parts.rules?.named(tasks, idLow, idHigh);
+      rules?.named(tasks, idLow, idHigh);
     switch (subtype) {
       case ScsiTmf.ABORT_TASK:
         return abort(addressee, task === undefined ? [] : [task]);
@@ -126,12 +128,12 @@ export class ScsiControlRequests {
     type: ScsiControl.AN_QUERY | ScsiControl.AN_SUBSCRIBE,
   ): void {
     const request = this.#request;
-    const { target, addressee } = this.#parts.targets.at(fieldAt(request, ScsiAnRequest.LUN));
+    const addressee = this.#parts.targets.at(fieldAt(request, ScsiAnRequest.LUN));
     const asked = request.getUint32(ScsiAnRequest.EVENT_REQUESTED, true);
     const unit = addressee instanceof ScsiUnit ? addressee : null;
     const actual = unit === null ? 0 : asked & unit.disk.asyncEvents;
     if (unit !== null && type === ScsiControl.AN_SUBSCRIBE) unit.subscribed = actual;
-    const noUnit = target === null && addressee === null ? BAD_TARGET : INCORRECT_LUN;
+    const noUnit = addressee === null ? BAD_TARGET : INCORRECT_LUN;
     writeWord(slot.chain, ScsiAnAnswer.EVENT_ACTUAL, actual);
     const response = unit === null ? noUnit : FUNCTION_COMPLETE;
     this.#answer(queue, slot, [type, 0], response, ScsiAnAnswer.RESPONSE);

@@ -1,6 +1,5 @@
 // The requests of a SCSI host (virtio 1.4 §5.6.6.1): a chain becomes a command at an address, and its end an answer.
 import {
-  SCSI_LUN_SIZE,
   ScsiAnswer,
   ScsiAsc,
   ScsiFeature,
@@ -35,13 +34,34 @@ export interface ScsiParts {
   readonly rules: ScsiRules | null;
 }
 
+/** Bytes that are used again and again, and the same as words. */
+class Scratch {
+  bytes = new Uint8Array(0);
+  words = new DataView(this.bytes.buffer);
+
+  resize(length: number): void {
+    if (length === this.bytes.length) return;
+    this.bytes = new Uint8Array(length);
+    this.words = new DataView(this.bytes.buffer);
+  }
+}
+
+/** A request that the device has. */
+interface RequestInHand {
+  readonly queue: SlotQueue;
+  readonly slot: ScsiSlot;
+  readonly command: ScsiCommand;
+  /** Bytes of the answer before data-in. */
+  readonly answerSize: number;
+}
+
 /** Executes what comes by the request queues. */
 export class ScsiRequests {
   readonly #parts: ScsiParts;
-  /** The readable part of the request that is looked at. */
-  #request = new Uint8Array(0);
-  /** The answer that is written. */
-  #answer = new Uint8Array(0);
+  /** The readable part, without data-out, of the request that is looked at. Its first field is `lun`. */
+  readonly #request = new Scratch();
+  /** The answer that is written, without data-in. */
+  readonly #answer = new Scratch();
 
   constructor(parts: ScsiParts) {
     this.#parts = parts;
@@ -53,34 +73,33 @@ export class ScsiRequests {
     const { chain } = slot;
     const requestSize = ScsiRequest.CDB + configuration.cdbSize;
     const answerSize = ScsiAnswer.SENSE + configuration.senseSize;
-    if (this.#request.length !== requestSize) this.#request = new Uint8Array(requestSize);
-    const request = this.#request;
     if (chain.readableLength < requestSize || chain.writableLength < answerSize) {
       this.#refuse(queue, slot, answerSize);
       return;
     }
-    chain.read(0, request);
+    this.#request.resize(requestSize);
+    const { bytes, words } = this.#request;
+    chain.read(0, bytes);
     const cdb = new Uint8Array(CDB_SIZE);
-    cdb.set(request.subarray(ScsiRequest.CDB, ScsiRequest.CDB + CDB_SIZE));
+    cdb.set(bytes.subarray(ScsiRequest.CDB, ScsiRequest.CDB + CDB_SIZE));
     const command = new ScsiCommand(cdb, chain, requestSize, answerSize);
-    rules?.request(chain, request, command, answerSize);
-    const unit = this.#dispatch(request, command);
+    rules?.request(chain, bytes, command, answerSize);
+    const request: RequestInHand = { queue, slot, command, answerSize };
+    const unit = this.#dispatch(bytes, command);
     if (!(unit instanceof ScsiUnit)) {
-      this.#finish(queue, slot, command, answerSize, unit);
+      this.#finish(request, unit);
       return;
     }
-    const words = new DataView(request.buffer);
     unit.tasks.add({
       idLow: words.getUint32(ScsiRequest.ID, true),
       idHigh: words.getUint32(ScsiRequest.ID + 4, true),
-      attribute: request[ScsiRequest.TASK_ATTR] as number,
+      attribute: bytes[ScsiRequest.TASK_ATTR] as number,
       command,
       answered: lies.answers?.(command.opcode) ?? true,
       slot,
       finish: (reply) => {
-        if (slot.over) return;
-        const response = this.#finish(queue, slot, command, answerSize, reply);
-        rules?.answered(unit, command, response);
+        // After a reset the memory is not the device's any more.
+        if (!slot.over) rules?.answered(unit, command, this.#finish(request, reply));
       },
       state: "dormant",
       verdict: null,
@@ -93,7 +112,7 @@ export class ScsiRequests {
     const { configuration, targets } = this.#parts;
     const both = command.dataOut > 0 && command.dataIn > 0;
     if (both && !configuration.has(ScsiFeature.INOUT)) return responded(ScsiResponse.FAILURE);
-    const { addressee } = targets.at(request.subarray(ScsiRequest.LUN, SCSI_LUN_SIZE));
+    const addressee = targets.at(request);
     if (addressee === null) return responded(ScsiResponse.BAD_TARGET);
     if (!(addressee instanceof ScsiUnit)) return addressee.execute(command);
     if (addressee.resetting > 0) return responded(ScsiResponse.BUSY);
@@ -108,48 +127,42 @@ export class ScsiRequests {
   #refuse(queue: SlotQueue, slot: ScsiSlot, answerSize: number): void {
     const { chain } = slot;
     const room = Math.min(chain.writableLength, answerSize);
-    const answer = this.#fresh(answerSize);
-    answer[ScsiAnswer.RESPONSE] = ScsiResponse.FAILURE;
-    chain.write(0, answer, 0, room);
+    const { bytes } = this.#fresh(answerSize);
+    bytes[ScsiAnswer.RESPONSE] = ScsiResponse.FAILURE;
+    chain.write(0, bytes, 0, room);
     queue.give(slot, room);
   }
 
-  #fresh(answerSize: number): Uint8Array {
-    if (this.#answer.length !== answerSize) this.#answer = new Uint8Array(answerSize);
-    return this.#answer.fill(0);
+  /** An answer of zeroes. */
+  #fresh(answerSize: number): Scratch {
+    this.#answer.resize(answerSize);
+    this.#answer.bytes.fill(0);
+    return this.#answer;
   }
 
-  /** Gives a request its answer, in memory that is the device's still. @returns the response that the driver sees */
-  #finish(
-    queue: SlotQueue,
-    slot: ScsiSlot,
-    command: ScsiCommand,
-    answerSize: number,
-    reply: ScsiReply,
-  ): number {
+  /** Writes the answer and gives the request back. @returns the response that the driver sees */
+  #finish({ queue, slot, command, answerSize }: RequestInHand, reply: ScsiReply): number {
     const { lies } = this.#parts;
     const { opcode } = command;
-    const answer = this.#fresh(answerSize);
-    const senseLength = Math.min(reply.sense.length, answerSize - ScsiAnswer.SENSE);
+    const { bytes, words } = this.#fresh(answerSize);
+    const room = answerSize - ScsiAnswer.SENSE;
+    const sense = reply.sense.length <= room ? reply.sense : reply.sense.subarray(0, room);
     const residual = command.dataOut - reply.taken + command.dataIn - reply.given;
     const response = lies.response?.(reply.response, opcode) ?? reply.response;
-    const words = new DataView(answer.buffer);
     words.setUint32(
       ScsiAnswer.SENSE_LEN,
-      lies.senseLength?.(senseLength, opcode) ?? senseLength,
+      lies.senseLength?.(sense.length, opcode) ?? sense.length,
       true,
     );
     words.setUint32(ScsiAnswer.RESIDUAL, lies.residual?.(residual, opcode) ?? residual, true);
-    answer[ScsiAnswer.STATUS] = lies.status?.(reply.status, opcode) ?? reply.status;
-    answer[ScsiAnswer.RESPONSE] = response;
-    answer.set(reply.sense.subarray(0, senseLength), ScsiAnswer.SENSE);
-    lies.sense?.(answer.subarray(ScsiAnswer.SENSE), opcode);
-    slot.chain.write(0, answer);
+    bytes[ScsiAnswer.STATUS] = lies.status?.(reply.status, opcode) ?? reply.status;
+    bytes[ScsiAnswer.RESPONSE] = response;
+    bytes.set(sense, ScsiAnswer.SENSE);
+    lies.sense?.(bytes.subarray(ScsiAnswer.SENSE), opcode);
+    slot.chain.write(0, bytes);
     const written = answerSize + reply.given;
-    queue.give(
-      slot,
-      Math.min(slot.chain.writableLength, lies.usedLength?.(written, opcode) ?? written),
-    );
+    const told = lies.usedLength?.(written, opcode) ?? written;
+    queue.give(slot, Math.min(slot.chain.writableLength, told));
     return response;
   }
 }

@@ -183,14 +183,6 @@ const wellKnownUnit = (report: (command: ScsiCommand) => ScsiReply): ScsiStandIn
   },
 });
 
-/** Where a `lun` field leads. */
-export interface ScsiDestination {
-  /** Null: there is no such target. */
-  readonly target: ScsiTarget | null;
-  /** Null: as `target`. */
-  readonly addressee: ScsiAddressee | null;
-}
-
 /** All targets of a host. */
 export class ScsiTargets {
   readonly #targets = new Map<number, ScsiTarget>();
@@ -236,13 +228,19 @@ export class ScsiTargets {
     if (target.units.size === 0) this.#targets.delete(number);
   }
 
-  /** Who is at the address in a `lun` field. */
-  at(field: Uint8Array): ScsiDestination {
-    const [first = 0, second = 0, high = 0, low = 0] = field;
-    if (first === SCSI_LUN_WELL_KNOWN && second === SCSI_WLUN_REPORT_LUNS)
-      return { target: null, addressee: this.#wellKnown };
-    const target = first === SCSI_LUN_ADDRESS ? this.#targets.get(second) : undefined;
-    if (target === undefined) return { target: null, addressee: null };
-    return { target, addressee: target.at(high, low) };
+  /** The target that a `lun` field names; null: there is no such. */
+  targetAt(field: Uint8Array): ScsiTarget | null {
+    if (field[ScsiLun.FIRST] !== SCSI_LUN_ADDRESS) return null;
+    return this.#targets.get(field[ScsiLun.TARGET] as number) ?? null;
+  }
+
+  /** Who is at the address that `field` begins with; null: there is no such target. */
+  at(field: Uint8Array): ScsiAddressee | null {
+    const wellKnown =
+      field[ScsiLun.FIRST] === SCSI_LUN_WELL_KNOWN &&
+      field[ScsiLun.TARGET] === SCSI_WLUN_REPORT_LUNS;
+    if (wellKnown) return this.#wellKnown;
+    const target = this.targetAt(field);
+    return target?.at(field[ScsiLun.HIGH] as number, field[ScsiLun.LOW] as number) ?? null;
   }
 }

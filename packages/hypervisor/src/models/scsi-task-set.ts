@@ -44,16 +44,22 @@ export interface ScsiTaskServer {
   outside<T>(work: Promise<T>): Promise<T>;
 }
 
+/** Somebody who waits for the end of tasks. */
+interface TaskWait {
+  readonly tasks: readonly ScsiTask[];
+  readonly done: () => void;
+}
+
 /** Tasks in the order in which they came. */
 export class ScsiTaskSet {
   readonly #server: ScsiTaskServer;
-  #tasks: ScsiTask[] = [];
+  readonly #tasks: ScsiTask[] = [];
   #dormant = 0;
   /** Tasks that are not SIMPLE. */
   #special = 0;
   #cancels = 0;
   /** Who waits for the end of tasks. */
-  readonly #waits: { readonly tasks: ReadonlySet<ScsiTask>; readonly done: () => void }[] = [];
+  #waits: readonly TaskWait[] = [];
 
   constructor(server: ScsiTaskServer) {
     this.#server = server;
@@ -127,12 +133,16 @@ export class ScsiTaskSet {
     if (task.attribute !== ScsiTaskAttribute.SIMPLE) this.#special -= 1;
     task.state = "ended";
     task.finish(task.verdict === null ? reply : responded(task.verdict));
-    for (const [i, { tasks, done }] of [...this.#waits.entries()].reverse())
-      if ([...tasks].every(({ state }) => state === "ended")) {
-        this.#waits.splice(i, 1);
-        done();
-      }
+    if (this.#waits.length > 0) this.#wake();
     if (this.#dormant > 0) this.#startAll();
+  }
+
+  /** Tells those whose tasks have all ended. */
+  #wake(): void {
+    const ended = ({ tasks }: TaskWait): boolean => tasks.every(({ state }) => state === "ended");
+    const over = this.#waits.filter(ended);
+    this.#waits = this.#waits.filter((wait) => !ended(wait));
+    for (const { done } of over) done();
   }
 
   /**
@@ -140,16 +150,16 @@ export class ScsiTaskSet {
    * @returns null when they are over
    */
   abort(selected: readonly ScsiTask[], verdict: ScsiResponse): Promise<void> | null {
-    const busy = new Set<ScsiTask>();
-    for (const task of selected) {
-      task.verdict ??= verdict;
-      if (task.state === "busy") busy.add(task);
-    }
-    for (const task of [...selected])
+    const all = [...selected];
+    for (const task of all) task.verdict ??= verdict;
+    for (const task of all)
       if (task.state === "dormant" || task.state === "unanswered")
         this.#end(task, responded(verdict));
-    if (busy.size === 0) return null;
-    const over = new Promise<void>((done) => this.#waits.push({ tasks: busy, done }));
+    const tasks = all.filter(({ state }) => state === "busy");
+    if (tasks.length === 0) return null;
+    const over = new Promise<void>((done) => {
+      this.#waits = [...this.#waits, { tasks, done }];
+    });
     this.#cancels += 1;
     this.#server.cancel();
     return over;

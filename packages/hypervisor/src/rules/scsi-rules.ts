@@ -135,7 +135,7 @@ export class ScsiRules {
     const waiting = new Map<ScsiUnit, number>();
     peek(queue, (chain) => {
       chain.read(ScsiRequest.LUN, field);
-      const { addressee } = targets.at(field);
+      const addressee = targets.at(field);
       if (addressee instanceof ScsiUnit)
         waiting.set(addressee, (waiting.get(addressee) ?? addressee.tasks.size) + 1);
     });
@@ -166,11 +166,13 @@ export class ScsiRules {
     const legacy = this.#legacy;
     if (legacy && !this.#options.configuration.has(ReservedFeature.ANY_LAYOUT))
       this.#checkFraming(chain, request.length, answerSize);
-    const { target, addressee } = this.#options.targets.at(request.subarray(0, SCSI_LUN_SIZE));
+    const { targets } = this.#options;
+    const addressee = targets.at(request);
     const unit = addressee instanceof ScsiUnit ? addressee : null;
     this.#checkPath(unit, command);
     const seen = { opcode, target: request[1] as number, lun: unit?.lun ?? null };
-    if (target !== null || addressee === null) this.#meet(seen);
+    // The host's own well-known unit is of no target.
+    if (targets.targetAt(request) !== null || addressee === null) this.#meet(seen);
   }
 
   /** The first request (§5.6.5). */
