@@ -33,6 +33,8 @@ const LEGACY_CONFIG_AT = 20;
 export interface ScsiGuestOptions extends EmbeddedScsiOptions {
   /** Virtual time. */
   readonly seed?: number;
+  /** Whether the machine has a rule book. Default true. */
+  readonly watched?: boolean;
   /** Features to accept besides VERSION_1; default: all that is offered of the device type. */
   readonly accept?: readonly (ScsiFeature | ReservedFeature)[];
   /** Default true. */
@@ -117,23 +119,23 @@ export class ScsiGuest {
   }
 
   static async start(options: ScsiGuestOptions = {}): Promise<ScsiGuest> {
-    const { accept, start = true, seed, port = new ScsiPort(), ...spec } = options;
+    const { accept, start = true, seed, watched = true, port = new ScsiPort(), ...spec } = options;
     const guest = new ScsiGuest(port, spec.legacy === "on");
     const medium =
       spec.luns === undefined && spec.backend === undefined && spec.file === undefined
         ? { size: 1 << 20 }
         : {};
-    await guest.#boot({ queueSize: 64, ...medium, ...spec, port }, seed);
+    await guest.#boot({ queueSize: 64, ...medium, ...spec, port }, watched, seed);
     if (start) await guest.run(accept);
     return guest;
   }
 
-  async #boot(options: EmbeddedScsiOptions, seed?: number): Promise<void> {
+  async #boot(options: EmbeddedScsiOptions, watched: boolean, seed?: number): Promise<void> {
     this.#requestQueues = options.queues ?? 1;
     this.machine = await embedded({
       ...(seed === undefined ? {} : { seed }),
       devices: [scsi(options)],
-      rules: this.rules,
+      ...(watched ? { rules: this.rules } : {}),
       memory: 4 << 20,
     });
     const [fn] = await this.machine.buses[0].bus.functions();

@@ -298,6 +298,17 @@ describe("a request", () => {
     expect((await g.command({ cdb: [TEST_UNIT_READY] })).sense).toBe("6/2900");
   });
 
+  it("is answered as well where nobody watches", async () => {
+    const g = await start({ watched: false, queues: 2 });
+    expect((await g.command({ cdb: [TEST_UNIT_READY] })).sense).toBe("6/2900");
+    expect(await g.manage(ScsiTmf.LOGICAL_UNIT_RESET)).toBe(0);
+    g.port.plug({ backend: memory(), target: 1 });
+    expect(await g.events()).toHaveLength(1);
+    await g.writeConfig(ScsiConfig.senseSize[0], 4, 18);
+    expect((await g.command({ cdb: [TEST_UNIT_READY], senseSize: 18 })).sense).toBe("6/2903");
+    await g.reset();
+  });
+
   it("comes by any request queue", async () => {
     const g = await start({ queues: 3 });
     expect((await g.command({ cdb: [TEST_UNIT_READY], queue: 4 })).sense).toBe("6/2900");

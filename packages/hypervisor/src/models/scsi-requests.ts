@@ -99,7 +99,9 @@ export class ScsiRequests {
       slot,
       finish: (reply) => {
         // After a reset the memory is not the device's any more.
-        if (!slot.over) rules?.answered(unit, command, this.#finish(request, reply));
+        if (slot.over) return;
+        const response = this.#finish(request, reply);
+        rules?.answered(unit, command, response);
       },
       state: "dormant",
       verdict: null,
