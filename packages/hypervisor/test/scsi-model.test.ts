@@ -1,6 +1,13 @@
 // The SCSI host's model against the device clauses of virtio 1.4 §5.6, driven by hand.
 import { ReservedFeature } from "@virtio/core";
-import { ScsiConfig, ScsiFeature, ScsiOpcode, ScsiResponse, ScsiStatus } from "@virtio/core/scsi";
+import {
+  ScsiConfig,
+  ScsiFeature,
+  ScsiOpcode,
+  ScsiResponse,
+  ScsiStatus,
+  ScsiTmf,
+} from "@virtio/core/scsi";
 import { afterEach, describe, expect, it } from "vitest";
 import { embedded, MemoryBackend, scsi } from "../src/index.js";
 import { ScsiGuest, type ScsiGuestOptions } from "./scsi-guest.js";
