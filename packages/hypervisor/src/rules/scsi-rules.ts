@@ -36,7 +36,7 @@ export interface ScsiRulesOptions {
   readonly targets: ScsiTargets;
 }
 
-/** Commands after which a driver that was told something has had time enough to act on it. */
+/** Commands, but for those that look for units, after which a driver that was told something has had time enough to act on it. */
 const PATIENCE = 256;
 
 /** Commands that are at the head of the queue by themselves (SPC-4; SAM-5, head of queue). */
@@ -329,7 +329,7 @@ export class ScsiRules {
     if (this.#expectations.length === 0) return;
     this.#expectations = this.#expectations.filter((expectation) => {
       const met = expectation.met(seen);
-      expectation.left -= 1;
+      if (!looking.includes(seen.opcode)) expectation.left -= 1;
       if (!met && expectation.left > 0) return true;
       for (const clause of expectation.clauses)
         this.#check(clause, met, () => `${expectation.what}, and ${PATIENCE} commands went on`);
