@@ -1,4 +1,5 @@
 // The events of a SCSI host, and the units that come, go and change behind it (virtio 1.4 §5.6.6.2, §5.6.6.3), driven by hand.
+import { DeviceStatus, ReservedFeature } from "@virtio/core";
 import {
   SCSI_EVENTS_MISSED,
   ScsiAsyncEvent,
@@ -291,6 +292,21 @@ describe("the event queue", () => {
     expect((await g.events()).map(({ event, used }) => [event, used])).toEqual([
       [NO_EVENT, 15],
       [TRANSPORT_RESET, 16],
+    ]);
+  });
+
+  it("says after a suspend that events were missed in it", async () => {
+    const g = await start({ accept: [ScsiFeature.HOTPLUG, ReservedFeature.SUSPEND] });
+    await g.status(15 | DeviceStatus.SUSPEND);
+    await g.settle();
+    expect((await g.readStatus()) & (DeviceStatus.SUSPEND | DeviceStatus.DRIVER_OK)).toBe(
+      DeviceStatus.SUSPEND,
+    );
+    plug(g, 1);
+    expect(await g.events()).toEqual([]);
+    await g.status(15);
+    expect((await g.events()).map(({ event }) => event)).toEqual([
+      (SCSI_EVENTS_MISSED | NO_EVENT) >>> 0,
     ]);
   });
 

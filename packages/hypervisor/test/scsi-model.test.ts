@@ -1,5 +1,5 @@
 // The SCSI host's model against the device clauses of virtio 1.4 §5.6, driven by hand.
-import { ReservedFeature } from "@virtio/core";
+import { parseDeviceSpec, ReservedFeature } from "@virtio/core";
 import {
   ScsiConfig,
   ScsiFeature,
@@ -67,6 +67,21 @@ describe("what a SCSI host offers", () => {
     } as const;
     for (const [name, value] of Object.entries(fields))
       expect([name, await g.field(name as keyof typeof fields)]).toEqual([name, value]);
+  });
+
+  it("is one disk where a specification says so", async () => {
+    const spec = parseDeviceSpec("scsi,size=1m,serial=S1,readonly=on,queues=2,target=3,lun=300");
+    if (spec.kind !== "scsi") throw new Error(spec.kind);
+    const g = await start(spec);
+    const at = { target: 3, lun: 300, queue: 3 };
+    expect((await g.command({ cdb: [TEST_UNIT_READY], ...at })).sense).toBe("6/2900");
+    const write = { cdb: [WRITE_10, 0, 0, 0, 0, 0, 0, 0, 1, 0], out: new Uint8Array(512), ...at };
+    expect((await g.command(write)).sense).toBe("7/2700");
+    const { data } = await g.command({ cdb: [INQUIRY, 1, 0x80, 0, 6], into: 6, ...at });
+    expect([...data]).toEqual([0, 0x80, 0, 2, 0x53, 0x31]);
+    await expect(embedded({ devices: ["scsi,file=disk.img"] })).rejects.toMatchObject({
+      code: "UNSUPPORTED",
+    });
   });
 
   it("is refused with units that cannot be", async () => {

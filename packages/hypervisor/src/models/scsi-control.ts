@@ -78,13 +78,14 @@ export class ScsiControlRequests {
   // ── task management functions ───────────────────────────────────────────────
 
   #manage(queue: SlotQueue, slot: ScsiSlot): void {
-    const { host } = this.#parts;
+    const { host, lies } = this.#parts;
     const request = this.#request;
     const subtype = request.getUint32(ScsiTmfRequest.SUBTYPE, true);
     const field = fieldAt(request, ScsiTmfRequest.LUN);
     const idLow = request.getUint32(ScsiTmfRequest.ID, true);
     const idHigh = request.getUint32(ScsiTmfRequest.ID + 4, true);
-    const outcome = this.#execute({ subtype, field, idLow, idHigh });
+    const done = lies.manages?.(subtype) ?? true;
+    const outcome = done ? this.#execute({ subtype, field, idLow, idHigh }) : FUNCTION_COMPLETE;
     // A task of its own, behind those that tell the driver what the function ended: it sees that first.
     const answer = (response: ScsiControlResponse): void =>
       host.tasks.enqueue(() => this.#answer(queue, slot, [ScsiControl.TMF, subtype], response, 0));

@@ -17,6 +17,8 @@ export interface ScsiLies {
   readonly usedLength?: (honest: number, opcode: number) => number;
   /** The response to a control request; null: none ever comes. */
   readonly control?: (type: number, subtype: number, honest: number) => number | null;
+  /** Whether a task management function is done at all; one that is not is answered as if it were. */
+  readonly manages?: (subtype: number) => boolean;
   /** An event, 16 bytes, to be changed in place. */
   readonly event?: (event: Uint8Array) => void;
   /** used.len of an event: less, never more than there was room for. */
