@@ -143,8 +143,8 @@ export async function planNet(spec: QemuNetSpec, id: string, cwd: string): Promi
   const netdev = netdevId(id);
   const device = { driver: "virtio-net-pci", netdev, ...netProperties(spec, label) };
   const wire = wireOf(spec, refuseFor(label));
-  if (typeof backend === "string" && backend.startsWith("stream:"))
-    await findSocket(backend.slice("stream:".length), { device: label, cwd });
+  const stream = typeof backend === "string" && backend.startsWith("stream:");
+  if (stream) await findSocket(backend.slice("stream:".length), { device: label, cwd });
   const options = (fd = ""): object =>
     // Connected at once. A netdev `stream` is only some time after the launch, even to a descriptor, and loses what is sent before.
     typeof wire === "object" ? wire : { type: "socket", fd };
@@ -154,6 +154,7 @@ export async function planNet(spec: QemuNetSpec, id: string, cwd: string): Promi
     inherits: typeof wire === "string" ? ["socket"] : [],
     before: ([fd]) => [{ kind: "netdev", options: { ...options(fd), id: netdev } }],
     loop: wire === "loop",
+    stream: stream ? netdev : null,
   };
 }
 

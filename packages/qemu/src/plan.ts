@@ -35,13 +35,15 @@ export interface DevicePlan {
   readonly after: readonly Part[];
   /** Whether its sockets give back what they get, instead of being their owner's. */
   readonly loop: boolean;
+  /** QEMU's id of a network back end that it connects to a socket after it was made. */
+  readonly stream: string | null;
   /** What a disk keeps its bytes in. */
   readonly medium: Medium | null;
 }
 
 /** What the plan of one kind says; the rest is common. */
 export type KindPlan = Pick<DevicePlan, "label" | "device"> &
-  Partial<Pick<DevicePlan, "inherits" | "before" | "after" | "loop" | "medium">>;
+  Partial<Pick<DevicePlan, "inherits" | "before" | "after" | "loop" | "stream" | "medium">>;
 
 /** A device of the machine, and where it is. */
 export interface PlacedDevice {
@@ -102,6 +104,7 @@ export async function planDevice(
       before: () => [],
       after: [],
       loop: false,
+      stream: null,
       medium: null,
     },
     ...(await planKind(spec, id, cwd)),

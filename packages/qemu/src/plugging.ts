@@ -15,6 +15,7 @@ import {
   type QemuDeviceSpec,
 } from "./plan.js";
 import type { QmpClient } from "./qmp.js";
+import { streamConnected } from "./stream-wire.js";
 
 /** What {@link Plugging} needs of the machine. */
 export interface PluggingParts {
@@ -137,16 +138,19 @@ export class Plugging {
       what === "socket" ? [] : [createMemfd(`virtio-${plan.id}`, what.size)],
     );
     const made: Part[] = [];
+    const make = async (part: Part): Promise<void> => {
+      await this.#execute(commandsOf(part)?.add);
+      made.push(part);
+    };
     try {
       const before = plan.before(files.map((fd) => `/proc/${process.pid}/fd/${fd}`));
-      for (const part of [...before, deviceAt(plan, device, bus), ...plan.after]) {
-        await this.#execute(commandsOf(part)?.add);
-        made.push(part);
-      }
+      for (const part of before) await make(part);
+      await streamConnected(this.#parts.qmp, plan);
+      for (const part of [deviceAt(plan, device, bus), ...plan.after]) await make(part);
     } catch (error) {
       const refusal = deviceRefusal(plan.label, error);
-      // Otherwise the connection ended, and everything with it.
-      if (refusal !== error) await this.#remove(made);
+      // QEMU refused. Otherwise the connection ended, and everything with it.
+      if (error instanceof VirtioFault && error.code === "IO") await this.#remove(made);
       throw refusal;
     } finally {
       for (const fd of files) closeSync(fd);

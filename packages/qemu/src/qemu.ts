@@ -17,6 +17,7 @@ import { DeviceIds, type DevicePlan, planDevices, type QemuDeviceSpec } from "./
 import { type ProcessOptions, QemuProcess } from "./process.js";
 import type { QmpClient } from "./qmp.js";
 import type { QtestClient } from "./qtest.js";
+import { streamConnected } from "./stream-wire.js";
 import { NodeTaskQueue } from "./tasks.js";
 
 /** Options of {@link qemu}. */
@@ -106,6 +107,7 @@ export async function qemu(options: QemuOptions = {}): Promise<QemuMachine> {
     });
     const chipset = type === "q35" ? new Q35(connection.qtest) : new Pc(connection.qtest);
     const version = await launched(connection, chipset, line.labels, signal);
+    for (const plan of plans) await streamConnected(connection.qmp, plan);
     const hotPlugBuses = type === "pc" ? PC_BUSES : await portBuses(connection.qmp, line.rootPorts);
     const made = { connection, memory, tasks, lines, chipset, interrupts, log };
     const said = { cpus, version, devices: line.devices, hotPlugBuses, cwd: folder, ids };
