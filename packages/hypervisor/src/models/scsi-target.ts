@@ -62,11 +62,14 @@ export function lunField(target: number, lun: number): Uint8Array {
   return field;
 }
 
-/** The LUN that two bytes name; null: it is of a form that has none here. */
-function singleLevel(high: number, low: number): number | null {
-  const form = high & ~SCSI_LUN_HIGH_MASK;
-  if (form === 0) return high === 0 ? low : null;
-  return form === SCSI_LUN_FLAT ? ((high & SCSI_LUN_HIGH_MASK) << 8) | low : null;
+/** No unit has this LUN. */
+const NO_LUN = -1;
+
+/** The LUN that two bytes name, flat or short; NO_LUN: they are of another form. */
+function singleLevel(high: number, low: number): number {
+  if (high === 0) return low;
+  const flat = (high & ~SCSI_LUN_HIGH_MASK) === SCSI_LUN_FLAT;
+  return flat ? ((high & SCSI_LUN_HIGH_MASK) << 8) | low : NO_LUN;
 }
 
 /** REPORT LUNS: entries of 8 bytes. */
@@ -104,14 +107,11 @@ const wellKnownIdentity = {
 export class ScsiTarget {
   readonly number: number;
   readonly units: Map<number, ScsiUnit> = new Map();
-  /** Answers at LUNs where no unit is: INQUIRY says so, REPORT LUNS says where they are. */
-  readonly #absent: (lun: number) => ScsiStandIn;
   readonly #wellKnown: ScsiStandIn;
 
   constructor(number: number) {
     this.number = number;
     this.#wellKnown = wellKnownUnit((command) => this.reportLuns(command));
-    this.#absent = (lun) => ({ execute: (command) => this.#answerAbsent(command, lun) });
   }
 
   /** Units, by LUN. */
@@ -135,9 +135,10 @@ export class ScsiTarget {
   at(high: number, low: number): ScsiAddressee {
     if (high === SCSI_LUN_WELL_KNOWN && low === SCSI_WLUN_REPORT_LUNS) return this.#wellKnown;
     const lun = singleLevel(high, low);
-    return (lun === null ? undefined : this.units.get(lun)) ?? this.#absent(lun ?? -1);
+    return this.units.get(lun) ?? { execute: (command) => this.#answerAbsent(command, lun) };
   }
 
+  /** Where no unit is: INQUIRY says so, REPORT LUNS says where they are. */
   #answerAbsent(command: ScsiCommand, lun: number): ScsiReply {
     switch (command.opcode) {
       case ScsiOpcode.REPORT_LUNS:
