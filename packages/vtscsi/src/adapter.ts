@@ -128,6 +128,7 @@ export class Adapter implements VtscsiBus {
     this.#scanner = new Scanner({
       sim,
       log,
+      known: () => this.#peripherals.targets,
       onTarget: (target, found) => this.#peripherals.update(target, found),
     });
     this.#recovery = new Recovery({
@@ -268,6 +269,8 @@ export class Adapter implements VtscsiBus {
     if (code === ScsiAsc.REPORTED_LUNS_DATA_CHANGED) this.#rescan(address.target);
     else if (code === ScsiAsc.CAPACITY_DATA_CHANGED || code === ScsiAsc.MEDIUM_MAY_HAVE_CHANGED)
       void this.#peripherals.diskOf(address)?.recheck();
+    else if (code >>> 8 === ScsiAsc.MEDIUM_NOT_PRESENT >>> 8)
+      this.#peripherals.diskOf(address)?.noMedium();
   }
 
   #rescan(target?: number): void {

@@ -374,11 +374,15 @@ export class ScsiDisk implements DiskProvider {
     } catch (fault) {
       if (this.#fault === null && this.unit.fault === null) {
         this.#say(`cannot read the capacity: ${String(fault)}`);
-        if (this.found.inquiry.removable) this.#resize(0);
       }
     } finally {
       this.#rechecking = false;
     }
+  }
+
+  /** The medium was taken out. */
+  noMedium(): void {
+    this.#resize(0);
   }
 
   #resize(mediaSize: number): void {

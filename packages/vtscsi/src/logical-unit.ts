@@ -148,7 +148,9 @@ export class LogicalUnit {
   }
 
   #attend({ sense, senseLength }: Ccb): void {
-    if (senseKey(sense, senseLength) !== ScsiSenseKey.UNIT_ATTENTION) return;
+    const key = senseKey(sense, senseLength);
+    // That a medium was taken out is said in no other way.
+    if (key !== ScsiSenseKey.UNIT_ATTENTION && key !== ScsiSenseKey.NOT_READY) return;
     const said = decodeSense(sense, senseLength);
     if (said !== null) this.#options.attention(this, (said.asc << 8) | said.ascq);
   }

@@ -47,6 +47,11 @@ export class Peripherals {
     return this.#disks().map(({ disk }) => disk);
   }
 
+  /** Targets that have units. */
+  get targets(): ReadonlySet<number> {
+    return new Set([...this.#present.keys()].map(({ target }) => target));
+  }
+
   /** The disk on a unit, if there is one. */
   diskOf({ target, lun }: ScsiAddress): ScsiDisk | undefined {
     return this.#disks().find(({ unit }) => unit.target === target && unit.lun === lun);
@@ -64,9 +69,13 @@ export class Peripherals {
     for (const one of found) if (!this.#present.has(one.unit)) await this.#arrive(one);
   }
 
-  async #arrive(found: Found): Promise<void> {
+  async #arrive(seen: Found): Promise<void> {
     const { sim, context, timeout } = this.#options;
-    const { unit, inquiry } = found;
+    // One that was put in another's place begins anew: what the other has may still come back.
+    const { target, lun } = seen.unit;
+    const unit = seen.unit.fault === null ? seen.unit : sim.unit(target, lun);
+    const found = { ...seen, unit };
+    const { inquiry } = found;
     sim.keep(unit);
     let disk: ScsiDisk | null = null;
     if (inquiry.type === ScsiPeripheral.DISK || inquiry.type === ScsiPeripheral.CD_ROM)
@@ -75,7 +84,7 @@ export class Peripherals {
         disk = await ScsiDisk.attach(found, { sim, context, timeout, names });
       } catch (fault) {
         const why = fault instanceof Error ? fault.message : String(fault);
-        context.log(`cannot attach a disk to target ${unit.target} lun ${unit.lun}: ${why}`);
+        context.log(`cannot attach a disk to target ${target} lun ${lun}: ${why}`);
       }
     this.#present.set(unit, { found, disk });
     // The adapter may have come to its end meanwhile.

@@ -59,41 +59,42 @@ export class Recovery {
     const { adapter, log } = this.#options;
     const where = `target ${unit.target} lun ${unit.lun}`;
     const left = (): Ccb[] => [...late].filter((ccb) => ccb.unit === unit && ccb.late);
-    if (!(await this.#abort(unit, left))) {
+    await this.#abort(unit, left);
+    if (left().length > 0) {
       log(`${where}: ${left().length} commands timed out and were not aborted: resetting the unit`);
-      if (!(await this.#resetUnit(unit, left))) await this.#giveUp(unit, left, adapter);
+      await this.#resetUnit(unit, left);
+      await this.#giveUp(unit, left, adapter);
     }
     this.#late.delete(unit);
     unit.frozen = false;
     this.#options.progress(unit);
   }
 
-  /** Aborts each; true when none is left. All of them have one answer's time. */
-  async #abort(unit: LogicalUnit, left: () => Ccb[]): Promise<boolean> {
+  /** Aborts each, until one is not. All of them have one answer's time. */
+  async #abort(unit: LogicalUnit, left: () => Ccb[]): Promise<void> {
     const { tasks, control } = this.#options;
     const deadline = tasks.now() + CONTROL_MS;
     for (let [ccb] = left(); ccb !== undefined; [ccb] = left()) {
-      if (tasks.now() > deadline) return false;
+      if (tasks.now() > deadline) return;
       try {
         await control.manage(ScsiTmf.ABORT_TASK, unit, [ccb.tagLow, ccb.tagHigh]);
       } catch {
         // Whatever it says, it did not: a greater hammer.
-        return false;
+        return;
       }
       const aborted = ccb;
-      if (!(await this.#until(() => !left().includes(aborted)))) return false;
+      if (!(await this.#until(() => !left().includes(aborted)))) return;
     }
-    return true;
   }
 
-  async #resetUnit(unit: LogicalUnit, left: () => Ccb[]): Promise<boolean> {
+  async #resetUnit(unit: LogicalUnit, left: () => Ccb[]): Promise<void> {
     try {
       await this.#options.control.manage(ScsiTmf.LOGICAL_UNIT_RESET, unit);
     } catch (fault) {
       this.#options.log(`cannot reset the unit: ${String(fault)}`);
-      return left().length === 0;
+      return;
     }
-    return this.#until(() => left().length === 0);
+    await this.#until(() => left().length === 0);
   }
 
   async #giveUp(unit: LogicalUnit, left: () => Ccb[], device: string): Promise<void> {

@@ -71,8 +71,8 @@ async function look(sim: Sim, target: number, lun: number): Promise<Found | null
   try {
     const who = parseInquiry(await inquiry(sim, unit));
     if (who === null) return null;
-    // What it has to tell of itself it tells now, and not to the first who uses it (§5.6.6.3.1).
-    if (unit.present) await testUnitReady(sim, unit).catch(ignoreNotReady);
+    // What it has to tell it tells now, and not to the first who uses it (§5.6.6.3.1).
+    await testUnitReady(sim, unit).catch(ignoreNotReady);
     const pages = await supportedPages(sim, unit);
     const serial = pages.has(ScsiVpd.UNIT_SERIAL_NUMBER)
       ? text(await vitalProductData(sim, unit, ScsiVpd.UNIT_SERIAL_NUMBER))
@@ -94,6 +94,8 @@ function ignoreNotReady(fault: unknown): void {
 export interface ScannerOptions {
   readonly sim: Sim;
   readonly log: Log;
+  /** Targets that have units: they are looked at first. */
+  readonly known: () => ReadonlySet<number>;
   /** Units of a target that answered, in order; all others of it are gone. One call at a time. */
   readonly onTarget: (target: number, found: readonly Found[]) => Promise<void>;
 }
@@ -140,9 +142,11 @@ export class Scanner {
   }
 
   async #run(): Promise<void> {
-    const targets = [...this.#pending].sort((a, b) => a - b);
+    const { sim, log, onTarget, known } = this.#options;
+    const first = known();
+    const rank = (target: number): number => (first.has(target) ? target : target + 256);
+    const targets = [...this.#pending].sort((a, b) => rank(a) - rank(b));
     this.#pending.clear();
-    const { sim, log, onTarget } = this.#options;
     let units = 0;
     this.#busy = true;
     try {
