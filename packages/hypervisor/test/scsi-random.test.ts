@@ -7,6 +7,8 @@ import { blockCdb, unmapCdb, unmapList } from "./scsi-cdbs.js";
 import { type Command, ScsiGuest } from "./scsi-guest.js";
 
 const seed = Number(process.env["VIRTIO_TEST_SEED"] ?? Date.now() >>> 0);
+// Printed at once: a test that does not end shows it too.
+console.log(`seed ${seed} (VIRTIO_TEST_SEED=${seed} replays this run)`);
 const opcodes = Object.values(ScsiOpcode).filter((code) => typeof code === "number");
 
 /** Whole numbers below `n`. */
@@ -15,7 +17,7 @@ function numbers(): (n: number) => number {
   return (n) => Math.floor(random() * n);
 }
 
-describe(`random commands (seed ${seed})`, () => {
+describe("random commands", () => {
   it("are each answered once, whatever is in them", async () => {
     const below = numbers();
     const slow = new FaultBackend(new MemoryBackend(1 << 16), () =>
