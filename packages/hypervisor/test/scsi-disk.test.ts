@@ -1,5 +1,5 @@
 // The commands of a SCSI disk and a CD-ROM over their backends (SPC-4, SBC-3, MMC-6), driven by hand.
-import { ScsiModePage, ScsiOpcode, ScsiStatus, ScsiVpd } from "@virtio/core/scsi";
+import { ScsiModePage, ScsiOpcode, ScsiStatus, ScsiTmf, ScsiVpd } from "@virtio/core/scsi";
 import { afterEach, describe, expect, it } from "vitest";
 import { FaultBackend, MemoryBackend } from "../src/index.js";
 import { recorded } from "./recorded.js";
@@ -133,8 +133,11 @@ describe("what a disk says of itself", () => {
     const all = await dataOf(modeSense10(ALL, 255), 255);
     expect(all.slice(0, 8)).toEqual([0, all.length - 2, 0, 0x10, 0, 0, 0, 8]);
     expect([all[16], all[28], all[48]]).toEqual([READ_WRITE_ERROR_RECOVERY, CACHING, CONTROL]);
-    // Nothing can be changed, and nothing is saved.
-    expect((await dataOf(modeSense6(0x40 | CACHING, 192), 192))[14]).toBe(0);
+    // The write cache can be changed, and nothing is saved.
+    expect((await dataOf(modeSense6(0x40 | CACHING, 192), 192))[14]).toBe(4);
+    expect((await dataOf(modeSense6(0x40 | CONTROL, 192), 192)).slice(14)).toEqual(
+      Array.from({ length: 10 }, () => 0),
+    );
     expect((await ask(modeSense6(0xc0 | CACHING, 192), { into: 192 })).sense).toBe("5/3900");
     expect((await ask(modeSense6(0x05, 192), { into: 192 })).sense).toBe("5/2400");
   });
@@ -248,6 +251,62 @@ describe("reading and writing", () => {
   });
 });
 
+describe("MODE SELECT", () => {
+  const { CACHING, CONTROL } = ScsiModePage;
+  const select = async (list: readonly number[], flags = 0x10, long = false): Promise<string> => {
+    const { MODE_SELECT_6, MODE_SELECT_10 } = ScsiOpcode;
+    const cdb = long
+      ? [MODE_SELECT_10, flags, 0, 0, 0, 0, 0, 0, list.length, 0]
+      : [MODE_SELECT_6, flags, 0, 0, list.length, 0];
+    const out = list.length === 0 ? {} : { out: Uint8Array.from(list) };
+    const { sense, residual } = await ask(cdb, out);
+    if (sense === "") expect(residual).toBe(0);
+    return sense;
+  };
+  const caching = (byte2: number) => [CACHING, 0x12, byte2, ...Array.from({ length: 17 }, () => 0)];
+  const wce = async (control = 0): Promise<number | undefined> =>
+    (await dataOf(modeSense6(control | CACHING, 192, true), 192))[6];
+
+  it("turns the write cache off, so that each write is stable, and on again", async () => {
+    const { asked, backend } = recorded();
+    await start({ backend });
+    const out = new Uint8Array(512);
+    expect(await select([0, 0, 0, 0, ...caching(0)])).toBe("");
+    expect([await wce(), await wce(0x80)]).toEqual([0, 4]);
+    await ask(write10(0, 1), { out });
+    await ask(unmapCdb(24), { out: unmapList([0, 1]) });
+    const list = [0, 0, 0, 0, 0, 0, 0, 8, 0, 0, 8, 0, 0, 0, 2, 0, ...caching(4)];
+    expect(await select(list, 0x10, true)).toBe("");
+    await ask(write10(0, 1), { out });
+    expect(await wce()).toBe(4);
+    const flush = "flush 0+0";
+    expect(asked).toEqual(["write 0+512", flush, "discard 0+512", flush, "write 0+512"]);
+    await select([0, 0, 0, 0, ...caching(0)]);
+    await guest.manage(ScsiTmf.LOGICAL_UNIT_RESET);
+    await ask([ScsiOpcode.TEST_UNIT_READY]);
+    expect(await wce()).toBe(4);
+  });
+
+  it("changes nothing else, and nothing at all when one page is not as it is", async () => {
+    await start();
+    expect(await select([])).toBe("");
+    expect(await select([0, 0, 0])).toBe("5/1a00");
+    expect(await select([0, 0, 0, 0, ...caching(0)], 0)).toBe("5/2400");
+    expect(await select([0, 0, 0, 0, ...caching(0)], 0x11)).toBe("5/2400");
+    for (const list of [
+      caching(1),
+      [...caching(0), CONTROL, 10, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+      [...caching(0), 0x1c, 2, 0, 0],
+      caching(0).slice(0, 19),
+      [CACHING],
+    ])
+      expect(await select([0, 0, 0, 0, ...list])).toBe("5/2600");
+    expect(await select([0, 0, 0, 8, 0, 0, 8, 1, 0, 0, 2, 0, ...caching(0)])).toBe("5/2600");
+    expect(await select([0, 0, 0, 4, 0, 0, 8, 0, ...caching(0)])).toBe("5/2600");
+    expect(await wce()).toBe(4);
+  });
+});
+
 describe("VERIFY", () => {
   const { VERIFY_10, VERIFY_16 } = ScsiOpcode;
   it("reads the blocks, and with BYTCHK compares them", async () => {
@@ -356,6 +415,12 @@ describe("its state", () => {
     expect((await ask(stop(2))).sense).toBe("5/2400");
   });
 
+  it("is tested by SEND DIAGNOSTIC", async () => {
+    await start();
+    expect((await ask([ScsiOpcode.SEND_DIAGNOSTIC, 4, 0, 0, 0, 0])).status).toBe(GOOD);
+    expect((await ask([ScsiOpcode.SEND_DIAGNOSTIC, 0, 0, 0, 0, 0])).sense).toBe("5/2400");
+  });
+
   it("is told by REQUEST SENSE, once, or by the next command", async () => {
     guest = await ScsiGuest.start({});
     const sense = async (): Promise<number[]> => {
@@ -373,7 +438,7 @@ describe("its state", () => {
 
   it("is not known to an operation code that there is not", async () => {
     await start();
-    for (const opcode of [0x02, 0x4d, 0x7f, 0xff, ScsiOpcode.READ_TOC, ScsiOpcode.MODE_SELECT_6])
+    for (const opcode of [0x02, 0x4d, 0x7f, 0xff, ScsiOpcode.READ_TOC, 0x16])
       expect((await ask([opcode])).sense).toBe("5/2000");
   });
 });

@@ -22,12 +22,15 @@ import {
 } from "./scsi-command.js";
 import { inquire, type ScsiIdentity } from "./scsi-inquiry.js";
 import { blocksOf, comparedBlocks, ScsiMedium, sameBlocks } from "./scsi-medium.js";
-import { modeSense } from "./scsi-mode.js";
+import { modeLength, ScsiModePages } from "./scsi-mode.js";
 
 const READ_CAPACITY_10_SIZE = 8;
 const READ_CAPACITY_16_SIZE = 32;
 /** In byte 14 of READ CAPACITY (16): blocks can be unmapped (LBPME). */
 const LBPME = 0x80;
+
+/** SEND DIAGNOSTIC, byte 1. */
+const SELFTEST = 0x04;
 
 /** START STOP UNIT, byte 4. */
 enum Power {
@@ -63,8 +66,7 @@ interface DiskCommand {
 const illegal = (asc: ScsiAsc): ScsiReply => checkCondition(ScsiSenseKey.ILLEGAL_REQUEST, asc);
 const notReady = (asc: ScsiAsc): ScsiReply => checkCondition(ScsiSenseKey.NOT_READY, asc);
 
-/** Bytes of data-in that commands of SPC allow: byte 4, bytes 7 and 8, bytes 10 to 13. */
-const allocation8 = (command: ScsiCommand): number => command.byte(4);
+/** Bytes of data that commands of SPC allow or bring: bytes 7 and 8, bytes 10 to 13. */
 const allocation16 = (command: ScsiCommand): number => command.word16(7);
 const allocation32 = (command: ScsiCommand): number => command.word32(10);
 
@@ -77,6 +79,7 @@ export class ScsiDisk {
   readonly blockSize: number;
   readonly #readOnly: boolean;
   readonly #commands: ReadonlyMap<number, DiskCommand>;
+  readonly #modes = new ScsiModePages();
   #medium: ScsiMedium | null;
   #started = true;
   #locked = false;
@@ -95,7 +98,7 @@ export class ScsiDisk {
     this.asyncEvents = removable ? ScsiAsyncEvent.MEDIA_CHANGE : 0;
     this.blockSize = blockSize;
     this.#readOnly = readOnly;
-    this.#medium = backend === null ? null : new ScsiMedium(backend, blockSize, readOnly);
+    this.#medium = this.#mediumOf(backend);
     this.#commands = new Map(cdRom ? this.#cdCommands() : this.#diskCommands());
   }
 
@@ -107,11 +110,15 @@ export class ScsiDisk {
     return this.identity.type === ScsiPeripheral.CD_ROM;
   }
 
+  #mediumOf(backend: BlockBackend | null): ScsiMedium | null {
+    if (backend === null) return null;
+    return new ScsiMedium(backend, this.blockSize, this.#readOnly, this.#modes);
+  }
+
   /** Another medium, or none. @returns what was in it before */
   load(backend: BlockBackend | null): BlockBackend | null {
     const before = this.#medium?.backend ?? null;
-    this.#medium =
-      backend === null ? null : new ScsiMedium(backend, this.blockSize, this.#readOnly);
+    this.#medium = this.#mediumOf(backend);
     this.#changed = backend === null ? "went" : "came";
     this.#started = true;
     return before;
@@ -121,6 +128,7 @@ export class ScsiDisk {
   reset(): void {
     this.#started = true;
     this.#locked = false;
+    this.#modes.reset();
   }
 
   execute(command: ScsiCommand): ScsiOutcome {
@@ -152,15 +160,19 @@ export class ScsiDisk {
       out: this.#bytes(comparedBlocks),
       medium: (command, medium) => medium.verify(command),
     };
-    const sense = (command: ScsiCommand): ScsiReply => modeSense(command, this.#medium);
+    const sense: DiskCommand = {
+      in: modeLength,
+      run: (command) => this.#modes.sense(command, this.#medium),
+    };
     return [
       [ScsiOpcode.TEST_UNIT_READY, { medium: () => good() }],
       [
         ScsiOpcode.INQUIRY,
         { in: (command) => command.word16(3), run: (command) => inquire(command, this.identity) },
       ],
-      [ScsiOpcode.MODE_SENSE_6, { in: allocation8, run: sense }],
-      [ScsiOpcode.MODE_SENSE_10, { in: allocation16, run: sense }],
+      [ScsiOpcode.MODE_SENSE_6, sense],
+      [ScsiOpcode.MODE_SENSE_10, sense],
+      [ScsiOpcode.SEND_DIAGNOSTIC, { run: selfTest }],
       [ScsiOpcode.START_STOP_UNIT, { run: (command) => this.#startStop(command) }],
       [ScsiOpcode.PREVENT_ALLOW_MEDIUM_REMOVAL, { run: (command) => this.#prevent(command) }],
       [
@@ -189,9 +201,15 @@ export class ScsiDisk {
       out: this.#bytes(sameBlocks),
       medium: (command, medium) => medium.writeSame(command),
     };
+    const select: DiskCommand = {
+      out: modeLength,
+      run: (command) => this.#modes.select(command, this.#medium),
+    };
     const synchronize: DiskCommand = { medium: (command, medium) => medium.synchronize(command) };
     return [
       ...common,
+      [ScsiOpcode.MODE_SELECT_6, select],
+      [ScsiOpcode.MODE_SELECT_10, select],
       [ScsiOpcode.READ_6, read],
       [ScsiOpcode.READ_16, read],
       [ScsiOpcode.WRITE_6, write],
@@ -251,6 +269,12 @@ export class ScsiDisk {
     return reply;
   }
 }
+
+/** SEND DIAGNOSTIC: the default self-test, of which there is nothing to say. */
+const selfTest = (command: ScsiCommand): ScsiReply =>
+  (command.byte(1) & SELFTEST) === 0 || command.word16(3) > 0
+    ? illegal(ScsiAsc.INVALID_FIELD_IN_CDB)
+    : good();
 
 /** READ CAPACITY (10): all ones where there are more blocks. */
 function capacity10(command: ScsiCommand, { blocks, blockSize }: ScsiMedium): ScsiReply {

@@ -12,6 +12,7 @@ import {
   type ScsiReply,
   took,
 } from "./scsi-command.js";
+import type { ScsiModePages } from "./scsi-mode.js";
 
 /** Bytes that are compared, or written with one pattern, at a time. */
 const CHUNK = 1 << 16;
@@ -96,7 +97,10 @@ export class ScsiMedium {
   readonly blockSize: number;
   readonly readOnly: boolean;
 
-  constructor(backend: BlockBackend, blockSize: number, readOnly: boolean) {
+  readonly #modes: ScsiModePages;
+
+  constructor(backend: BlockBackend, blockSize: number, readOnly: boolean, modes: ScsiModePages) {
+    this.#modes = modes;
     this.backend = backend;
     this.blockSize = blockSize;
     this.readOnly = readOnly || backend.readOnly;
@@ -135,15 +139,15 @@ export class ScsiMedium {
     if (refused !== null) return refused;
     const length = blocks * blockSize;
     const at = lba * blockSize;
-    const stable = has(command, FUA);
+    const forced = has(command, FUA);
     const { content } = backend;
     if (content === undefined) {
       const pieces = command.outPieces(length);
       const done = transfer(at, pieces, (from, rest) => backend.write(from, rest));
-      return this.#written(done, length, stable);
+      return this.#written(done, length, forced);
     }
     command.copyOut(content, at, at + length);
-    return this.#written(undefined, length, stable);
+    return this.#written(undefined, length, forced);
   }
 
   /** SYNCHRONIZE CACHE: all of it, whichever blocks it names. */
@@ -259,8 +263,9 @@ export class ScsiMedium {
     return checkCondition(ScsiSenseKey.DATA_PROTECT, ScsiAsc.WRITE_PROTECTED);
   }
 
-  /** A write is over when it is done, and where it is to be stable when it is that. */
-  #written(done: Promise<void> | undefined, taken: number, stable: boolean): ScsiOutcome {
+  /** A write is over when it is done, and without a write cache, or where it is `forced`, when it is stable. */
+  #written(done: Promise<void> | undefined, taken: number, forced: boolean): ScsiOutcome {
+    const stable = forced || !this.#modes.writeCache;
     const flush = (): Promise<void> | undefined => (stable ? this.backend.flush() : undefined);
     const all = done === undefined ? flush() : done.then(flush);
     return all === undefined ? took(taken) : all.then(() => took(taken), writeFailed);
