@@ -431,6 +431,14 @@ export const mutants: readonly Mutant[] = [
     replace:
       "return this.#registers.read(this.#base() + offset, width).then((value) => width !== 2 ? value : ((value & 0xff) << 8) | (value >>> 8));",
   },
+  {
+    clauses: ["SCSI-OP-LEGACY-1"],
+    name: "believes the used lengths of commands on the legacy interface",
+    project: "@virtio/vtscsi",
+    file: "packages/vtscsi/src/request-queue.ts",
+    find: "if (!legacy && used < ScsiAnswer.SENSE) return this.#short(used);",
+    replace: "if (used < ScsiAnswer.SENSE) return this.#short(used);",
+  },
 ];
 
 /** A vite plugin that makes the mutant which VIRTIO_MUTANT names, if it names one. */

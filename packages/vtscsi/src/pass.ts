@@ -10,6 +10,7 @@ import {
 import {
   SCSI_CDB_SIZE,
   ScsiControlResponse,
+  ScsiOpcode,
   ScsiResponse,
   ScsiTaskAttribute,
   ScsiTmf,
@@ -27,6 +28,17 @@ const attributes: Readonly<Record<ScsiAttribute, ScsiTaskAttribute>> = {
   head: ScsiTaskAttribute.HEAD,
   aca: ScsiTaskAttribute.ACA,
 };
+
+/** Commands that are at the head of the queue by themselves (SPC-4): they are not to be ordered, too (§5.6.6.1). */
+const atHead: readonly number[] = [
+  ScsiOpcode.INQUIRY,
+  ScsiOpcode.REPORT_LUNS,
+  ScsiOpcode.REQUEST_SENSE,
+];
+
+function attributeOf({ cdb, attribute = "simple" }: ScsiCommand): ScsiTaskAttribute {
+  return attributes[attribute === "ordered" && atHead.includes(cdb[0] ?? 0) ? "simple" : attribute];
+}
 
 /** What is told of each command, to trace it. */
 export type Trace = (what: string) => void;
@@ -62,7 +74,7 @@ export class PassThrough {
     if (signal?.aborted === true) throw signal.reason;
     const transfer: Transfer = { data: command.dataOut ?? command.dataIn ?? null };
     ccb.cdb.set(cdb);
-    ccb.attribute = attributes[command.attribute ?? "simple"];
+    ccb.attribute = attributeOf(command);
     ccb.timeout = command.timeout ?? this.#timeout();
     ccb.transfer = transfer;
     if ((transfer.data?.length ?? 0) > 0)

@@ -1,5 +1,6 @@
 // A SCSI bus on the embedded machine, watched by the rule book.
 import { SysctlTree } from "@virtio/core";
+import { ScsiConfig } from "@virtio/core/scsi";
 import {
   type EmbeddedMachine,
   type EmbeddedScsiOptions,
@@ -12,6 +13,8 @@ import { attach, probe } from "@virtio/pci-transport";
 import type { StrategyDisk } from "@virtio/storage";
 import { onTestFinished } from "vitest";
 import { type VtscsiBus, type VtscsiOptions, vtscsi } from "../src/index.js";
+
+const [MAX_TARGET] = ScsiConfig.maxTarget;
 
 /** A bus, its machine, the back of its host, the rule book that watches it and what was said. */
 export interface Bench {
@@ -27,22 +30,38 @@ export interface Bench {
   readonly sysctl: SysctlTree;
 }
 
-/** Attaches vtscsi to one SCSI host. The machine is closed with the test. */
+/** Attaches vtscsi to one SCSI host, of 16 targets unless said otherwise. The machine is closed with the test, unless it is to be kept. */
 export async function bench(
-  options: EmbeddedScsiOptions & { seed?: number; driver?: VtscsiOptions } = {},
+  options: EmbeddedScsiOptions & {
+    seed?: number;
+    driver?: VtscsiOptions;
+    targets?: number;
+    keep?: boolean;
+  } = {},
 ): Promise<Bench> {
-  const { seed, driver, ...host } = options;
+  const { seed, driver, targets = 16, keep = false, lies = {}, ...host } = options;
   const rules = new RuleBook();
   const lines: string[] = [];
   const published = new Set<string>();
   const port = new ScsiPort();
   const described = host.backend !== undefined || host.size !== undefined || host.luns;
   const machine = await embedded({
-    devices: [scsi({ port, ...(described ? {} : { size: 4 << 20 }), ...host })],
+    devices: [
+      scsi({
+        port,
+        ...(described ? {} : { size: 4 << 20 }),
+        ...host,
+        // A scan of few targets is a short one.
+        lies: {
+          config: (offset, _, honest) => (offset === MAX_TARGET ? targets - 1 : honest),
+          ...lies,
+        },
+      }),
+    ],
     rules,
     ...(seed === undefined ? {} : { seed }),
   });
-  onTestFinished(() => machine.close());
+  if (!keep) onTestFinished(() => machine.close());
   const [node] = await probe(machine.buses[0].bus);
   if (node === undefined) throw new Error("no device");
   const sysctl = new SysctlTree();

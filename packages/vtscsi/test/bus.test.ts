@@ -25,6 +25,7 @@ describe("vtscsi", () => {
 
   it("finds every unit of every target, and names disks and CD-ROMs in their order", async () => {
     const { bus, rules } = await bench({
+      targets: 256,
       luns: [
         { target: 255, lun: 0, backend: memory() },
         { target: 3, lun: 1, backend: memory() },

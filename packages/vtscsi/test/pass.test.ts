@@ -61,7 +61,7 @@ describe("a command by hand", () => {
     const { bus } = await bench();
     const bytes = new Uint8Array(8);
     const refused = [
-      { target: 256, lun: 0, cdb: testUnitReady },
+      { target: 16, lun: 0, cdb: testUnitReady },
       { target: -1, lun: 0, cdb: testUnitReady },
       { target: 0, lun: 16384, cdb: testUnitReady },
       { target: 0, lun: 0.5, cdb: testUnitReady },

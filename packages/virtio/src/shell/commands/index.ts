@@ -2,6 +2,7 @@
 import { VirtioFault } from "@virtio/core";
 import type { Command } from "../command.js";
 import { arpCommand, ndpCommand } from "./arp.js";
+import { camcontrol } from "./camcontrol.js";
 import { dd } from "./dd.js";
 import { devinfo } from "./devinfo.js";
 import { dhclient } from "./dhclient.js";
@@ -40,6 +41,7 @@ const help: Command = {
 /** Every command of the shell. */
 export const commands: readonly Command[] = [
   arpCommand,
+  camcontrol,
   dd,
   devinfo,
   dhclient,
