@@ -109,7 +109,14 @@ export class Adapter implements VtscsiBus {
       host,
       queues,
       held: () => this.#suspended !== "no" || this.#reset !== null,
-      onLate: (unit, ccb) => this.#recovery.late(unit, ccb),
+      onLate: (unit, ccb) => {
+        const { target, lun } = unit;
+        this.#debug.say(
+          DebugLevel.ERROR,
+          `timedout: target ${target} lun ${lun} tag ${ccb.tagLow}`,
+        );
+        this.#recovery.late(unit, ccb);
+      },
       onEvent: (event) => this.#event(event),
       onAttention: (unit, code) => this.#attention(unit, code),
       onAnswered: () => {
@@ -352,7 +359,7 @@ export class Adapter implements VtscsiBus {
     this.#scanner.stop();
     const orderly = this.#fault === null;
     this.#fault ??= this.#fail("CLOSED", "the adapter is detached");
-    this.#sim.stop();
+    this.#sim.stop(this.#fault);
     await this.#reset;
     try {
       await this.#device.release();
@@ -380,8 +387,15 @@ export class Adapter implements VtscsiBus {
     // One that failed meanwhile has nothing to suspend.
     if (this.#fault !== null) return;
     this.#suspended = "frozen";
-    await this.#device.reinit();
-    await this.#device.suspend();
+    try {
+      this.#sim.control.fail(this.#fail("BUSY", "the device is suspended"));
+      await this.#device.reinit();
+      await this.#device.suspend();
+    } catch (error) {
+      const fault = error instanceof VirtioFault ? error : this.#fail("IO", String(error));
+      this.#die(fault);
+      throw fault;
+    }
   }
 
   /** Waits until nothing is in flight, with a bound. */

@@ -223,7 +223,7 @@ export class ControlQueue {
     }
   }
 
-  /** The device was reset and holds nothing any more. */
+  /** The device was reset and holds nothing any more. What waited for it has failed. */
   restart(): void {
     this.#reset();
     this.#fault = null;

@@ -121,6 +121,7 @@ export class RequestQueue {
 
   /** Tells the device what start() gave it. */
   notify(): void {
+    if (this.#stopped) return;
     this.#queue.notify();
     if (!this.#armed && this.#inFlight > 0) this.#lookLater();
   }
@@ -133,6 +134,11 @@ export class RequestQueue {
   /** Gives the device one command, of at most the adapter's bytes; false when there is no room for it now. */
   start(ccb: Ccb, unit: LogicalUnit): boolean {
     const { data } = ccb.transfer;
+    if (data === null && ccb.direction !== Direction.NONE) {
+      // It waited, and there is nobody any more to move bytes for.
+      unit.over(ccb, this.#fail("IO", "the command was given up"));
+      return true;
+    }
     const segments = this.#segments;
     const length = data === null ? 0 : data.length;
     const bounced = data !== null && data.buffer !== this.#memory.buffer;
@@ -231,6 +237,7 @@ export class RequestQueue {
 
   /** Lets the device run without interrupts and takes one used command; false when there is none yet. */
   poll(): boolean {
+    if (this.#stopped) return false;
     const slot = this.#queue.poll(0);
     if (slot >= 0) this.#complete(slot, this.#queue.usedLength);
     return slot >= 0;

@@ -44,7 +44,6 @@ export async function scanTarget(
     for (const lun of await lunsOf(sim, target)) {
       const unit = await look(sim, target, lun);
       if (unit !== null) found.push(unit);
-      if (found.length === UNITS_MAX) break;
     }
     return found;
   } catch (fault) {
@@ -57,7 +56,7 @@ export async function scanTarget(
 /** @throws VirtioFault CLOSED (no such target) and others */
 async function lunsOf(sim: Sim, target: number): Promise<readonly number[]> {
   try {
-    return await reportLuns(sim, sim.unit(target, 0));
+    return (await reportLuns(sim, sim.unit(target, 0))).slice(0, UNITS_MAX);
   } catch (fault) {
     if (!isRefusal(fault)) throw fault;
     const count = Math.min(SEQUENTIAL_LUNS, sim.host.maxLun + 1);

@@ -167,7 +167,7 @@ export class Sim {
     if (this.#fault !== null) return;
     const queues = this.#queues;
     for (let i = 0; i < queues.length; i++) (queues[i] as RequestQueue).notify();
-    this.#timer.watch();
+    if (this.inFlight > 0) this.#timer.watch();
   }
 
   /** There may be room again. */
@@ -229,8 +229,11 @@ export class Sim {
     for (const unit of [...this.#units.values()]) this.drop(unit, fault);
   }
 
-  /** No ring is looked at any more: its memory is about to be given back. */
-  stop(): void {
+  /** Nothing is taken any more, and no ring is touched: its memory is about to be given back. */
+  stop(fault: VirtioFault): void {
+    this.#fault ??= fault;
+    this.#timer.stop();
+    this.control.fail(fault);
     this.control.stop();
     this.#events.stop();
     for (const queue of this.#queues) queue.stop();
