@@ -71,6 +71,58 @@ describe("a disk", () => {
       region.free();
     });
 
+  it("keeps every byte whatever happens between", async () => {
+    const first = Number(process.env["VIRTIO_TEST_SEED"] ?? Date.now() >>> 0);
+    for (let seed = first; seed < first + 5; seed++) {
+      const content = new Uint8Array(SIZE);
+      const { bus, rules } = await bench({ seed, queues: 2, backend: new MemoryBackend(content) });
+      const disk = only(bus);
+      const blocks = Array.from({ length: 64 }, (_, n) => pattern(4 * SECTOR, seed + n));
+      await Promise.all(blocks.map((block, n) => disk.write(n * 4 * SECTOR, block)));
+      expect(Buffer.compare(content, Buffer.concat(blocks)), `seed ${seed}`).toBe(0);
+      expect(rules.violations, `seed ${seed}`).toEqual([]);
+    }
+  });
+
+  /** A medium that counts how often it is made stable. */
+  class Counting extends MemoryBackend {
+    flushes = 0;
+    override flush(): undefined {
+      this.flushes += 1;
+    }
+  }
+
+  it("is made stable by SYNCHRONIZE CACHE", async () => {
+    const backend = new Counting(SIZE);
+    const disk = only((await bench({ backend })).bus);
+    const before = backend.flushes;
+    await disk.write(0, pattern(SECTOR, 1));
+    expect(backend.flushes).toBe(before);
+    await disk.flush();
+    expect(backend.flushes).toBe(before + 1);
+  });
+
+  it("forces each write out where there is no SYNCHRONIZE CACHE", async () => {
+    const backend = new Counting(SIZE);
+    const synchronize = 0x35;
+    const { bus } = await bench({
+      backend,
+      lies: {
+        status: (honest, opcode) => (opcode === synchronize ? 2 : honest),
+        senseLength: (honest, opcode) => (opcode === synchronize ? 18 : honest),
+        sense: (sense, opcode) => {
+          if (opcode === synchronize) sense.set([0x70, 0, 5, 0, 0, 0, 0, 10, 0, 0, 0, 0, 0x20, 0]);
+        },
+      },
+    });
+    const disk = only(bus);
+    const before = backend.flushes;
+    await disk.write(0, pattern(SECTOR, 1));
+    expect(backend.flushes).toBe(before + 1);
+    await disk.flush();
+    expect(backend.flushes).toBe(before + 1);
+  });
+
   it("says what suits it: block size, serial number, limits, geometry, no writes", async () => {
     const backend = new MemoryBackend(SIZE);
     const { bus } = await bench({
