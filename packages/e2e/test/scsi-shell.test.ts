@@ -136,4 +136,24 @@ describe("camcontrol, diskinfo, geom and dd", () => {
         expect(all.at(-1)).toBe(all[0]);
       },
     );
+
+  it("tell disks of two adapters apart", async () => {
+    const machine = await embedded({
+      devices: [embeddedScsi({ size: MIB }), embeddedScsi({ size: 2 * MIB, target: 4 })],
+    });
+    const { kernel, results } = await session(machine, [
+      "camcontrol devlist -b",
+      "camcontrol readcap da0; camcontrol readcap da1",
+    ]);
+    expect(kernel.disks.map(({ name }) => name)).toEqual(["da0", "da1"]);
+    expect(results.map(([, status, said]) => [status, said])).toEqual([
+      [0, "scbus0 on vtscsi0 bus 0\nscbus1 on vtscsi1 bus 0\n"],
+      [
+        0,
+        expect.stringMatching(
+          /^Last Block: (2047|4095), Block Length: 512 bytes\nLast Block: (4095|2047), Block Length: 512 bytes\n$/,
+        ),
+      ],
+    ]);
+  });
 });

@@ -56,7 +56,7 @@ export interface ScsiDiskOptions {
 class DiskCcb extends Ccb {
   bio: Bio | null = null;
   /** Parameter list of an UNMAP. */
-  readonly list: Uint8Array = new Uint8Array(UNMAP_LIST);
+  readonly list: { readonly data: Uint8Array } = { data: new Uint8Array(UNMAP_LIST) };
 }
 
 /** One unit of type direct access or CD-ROM. */
@@ -91,7 +91,7 @@ export class ScsiDisk implements DiskProvider {
   /** Commands that are to be given again, and when. */
   readonly #later = new Map<DiskCcb, Callout>();
   /** What WRITE SAME writes. */
-  readonly #zeroes: Uint8Array;
+  readonly #zeroes: { readonly data: Uint8Array };
   #events: DiskEvents = { done: () => {}, room: () => {}, resized: () => {} };
   #fault: VirtioFault | null = null;
   #rechecking = false;
@@ -114,7 +114,7 @@ export class ScsiDisk implements DiskProvider {
     this.#sim = options.sim;
     this.#context = options.context;
     this.#timeout = options.timeout;
-    this.#zeroes = new Uint8Array(geometry.sectorSize);
+    this.#zeroes = { data: new Uint8Array(geometry.sectorSize) };
     this.closed = new Promise((resolve) => {
       this.#close = resolve;
     });
@@ -284,11 +284,12 @@ export class ScsiDisk implements DiskProvider {
     cdb[1] = unmap ? UNMAP : 0;
     put64(cdb, 2, block);
     put32(cdb, 10, blocks);
-    ccb.transfer = { data: this.#zeroes };
+    ccb.transfer = this.#zeroes;
   }
 
   #unmap(ccb: DiskCcb, block: number, blocks: number): void {
-    const { cdb, list } = ccb;
+    const { cdb } = ccb;
+    const { data: list } = ccb.list;
     cdb[0] = ScsiOpcode.UNMAP;
     cdb[8] = UNMAP_LIST;
     // Data length, and block descriptor data length (SBC-3 §5.28.2).
@@ -296,7 +297,7 @@ export class ScsiDisk implements DiskProvider {
     list[3] = UNMAP_LIST - UNMAP_DESCRIPTOR;
     put64(list, UNMAP_DESCRIPTOR, block);
     put32(list, UNMAP_DESCRIPTOR + 8, blocks);
-    ccb.transfer = { data: list };
+    ccb.transfer = ccb.list;
   }
 
   #done(ccb: DiskCcb): void {

@@ -10,7 +10,7 @@ import {
   scsi,
 } from "@virtio/hypervisor";
 import { attach, probe } from "@virtio/pci-transport";
-import type { StrategyDisk } from "@virtio/storage";
+import type { Bio, BioCommand, StrategyDisk } from "@virtio/storage";
 import { onTestFinished } from "vitest";
 import { type VtscsiBus, type VtscsiOptions, vtscsi } from "../src/index.js";
 
@@ -109,4 +109,40 @@ export function pattern(length: number, seed: number): Uint8Array {
     bytes[i] = state >>> 24;
   }
   return bytes;
+}
+
+/**
+ * One bio of each place, a sector.
+ * @returns every end of each of them: a promise would not show a second one
+ */
+export async function endsOf(
+  disk: StrategyDisk,
+  command: BioCommand.READ | BioCommand.WRITE,
+  count: number,
+): Promise<string[][]> {
+  const ends: string[][] = Array.from({ length: count }, () => []);
+  await new Promise<void>((resolve) => {
+    const waiting = ends.map(
+      (seen, n): Bio => ({
+        command,
+        position: n * 512,
+        length: 512,
+        data: pattern(512, n),
+        ordered: false,
+        done: (fault) => {
+          seen.push(fault === null ? "done" : `${fault.code} ${fault.errno}`);
+          if (ends.every(({ length }) => length > 0)) resolve();
+        },
+      }),
+    );
+    disk.onRoom = () => {
+      for (let bio = waiting[0]; bio !== undefined && disk.strategy(bio); bio = waiting[0])
+        waiting.shift();
+      disk.start();
+    };
+    disk.onRoom();
+  });
+  // Turns in which a second end would come.
+  for (let n = 0; n < 20; n++) await new Promise((resolve) => setImmediate(resolve));
+  return ends;
 }

@@ -1,7 +1,8 @@
 // Commands that do not end by themselves: aborted, by a reset of their unit, by one of the device; in virtual time.
 import type { EmbeddedScsiOptions } from "@virtio/hypervisor";
+import { BioCommand } from "@virtio/storage";
 import { describe, expect, it } from "vitest";
-import { bench, only, outcome, pattern } from "./attached.js";
+import { bench, endsOf, only, outcome, pattern } from "./attached.js";
 import { virtualTime } from "./virtual-time.js";
 
 const SECTOR = 512;
@@ -36,8 +37,8 @@ describe("a command that times out", () => {
       const { state, disk, sysctl, port, rules, machine } = await hanging(pass, options);
       state.hung = true;
       const began = machine.tasks.now();
-      const ends = reads(disk, 5);
-      expect(await pass(Promise.all(ends))).toEqual(ends.map(() => "TIMED_OUT ETIMEDOUT"));
+      const ends = await pass(endsOf(disk, BioCommand.READ, 5));
+      expect(ends).toEqual(ends.map(() => ["TIMED_OUT ETIMEDOUT"]));
       const took = machine.tasks.now() - began;
       expect([took >= 2000, took < 3000]).toEqual([true, true]);
       state.hung = false;
@@ -103,8 +104,8 @@ describe("a command that times out", () => {
     });
     await pass(disk.write(0, pattern(SECTOR, 5)));
     state.hung = true;
-    const ends = reads(disk, 3);
-    expect(await pass(Promise.all(ends))).toEqual(ends.map(() => "TIMED_OUT ETIMEDOUT"));
+    const ends = await pass(endsOf(disk, BioCommand.READ, 3));
+    expect(ends).toEqual(ends.map(() => ["TIMED_OUT ETIMEDOUT"]));
     state.hung = false;
     expect(lines).toContainEqual(expect.stringMatching(/: resetting the device$/));
     const into = new Uint8Array(SECTOR);
