@@ -26,7 +26,7 @@ const EVPD = 1;
 const DBD = 8;
 
 /** @returns bytes that `into` got. @throws VirtioFault why it was not done */
-export async function ask(
+async function ask(
   sim: Sim,
   unit: LogicalUnit,
   cdb: readonly number[],

@@ -34,7 +34,7 @@ export interface Found {
  * Looks at one target.
  * @returns its units in order; null: it does not answer, and nobody knows
  */
-export async function scanTarget(
+async function scanTarget(
   sim: Sim,
   target: number,
   log: Log,
