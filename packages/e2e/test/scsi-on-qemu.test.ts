@@ -268,6 +268,35 @@ describe.skipIf(!hasQemu)("vtscsi on QEMU (needs QEMU)", () => {
     expect(await witness(machine, 2)).toMatchObject({ broken: false, inUse: 0 });
   });
 
+  it("rejects at once what is given up, and has QEMU abort it", async () => {
+    const node = { driver: "throttle", "throttle-group": "slow", file: MEMORY };
+    const { bus, machine } = await busWith("disable-legacy=on", [[node, "scsi-id=0"]], {
+      args: ["-object", "throttle-group,id=slow,x-iops-total=20"],
+    });
+    const cdb = Uint8Array.of(0x28, 0, 0, 0, 0, 0, 0, 0, 1, 0);
+    const reason = new Error("enough");
+    const abort = new AbortController();
+    const commands = Array.from({ length: 8 }, () =>
+      bus.execute({
+        ...{ target: 0, lun: 0, cdb, signal: abort.signal },
+        dataIn: new Uint8Array(SECTOR),
+      }),
+    );
+    const ends = Promise.allSettled(commands);
+    await machine.qmp.execute("query-status");
+    abort.abort(reason);
+    const rejected = (await ends).filter((end) => end.status === "rejected");
+    expect(rejected.length).toBeGreaterThan(2);
+    for (const end of rejected) expect(end.reason).toBe(reason);
+    const limits = { "iops-total": 1_000_000 };
+    await machine.qmp.execute("qom-set", {
+      path: "/objects/slow",
+      property: "limits",
+      value: limits,
+    });
+    await bus.disks[0]?.write(0, pattern(SECTOR, 1));
+  });
+
   it("does task management by hand", async () => {
     const { bus } = await busWith("disable-legacy=on", [[MEMORY, "scsi-id=0"]]);
     const at = { target: 0, lun: 0 };

@@ -15,6 +15,7 @@ import {
 } from "@virtio/core";
 import {
   ScsiAsc,
+  ScsiAsyncEvent,
   ScsiControl,
   ScsiControlResponse,
   ScsiEvent,
@@ -262,6 +263,8 @@ export class Adapter implements VtscsiBus {
         this.#rescan(target);
     } else if (what === ScsiEvent.PARAM_CHANGE)
       this.#changed({ target, lun }, ((reason & 0xff) << 8) | ((reason >>> 8) & 0xff));
+    else if (what === ScsiEvent.ASYNC_NOTIFY && (reason & ScsiAsyncEvent.MEDIA_CHANGE) !== 0)
+      void this.#peripherals.diskOf(event)?.recheck();
     else if (what !== ScsiEvent.NO_EVENT)
       this.#debug.say(DebugLevel.INFO, `unhandled event: ${what}`);
   }

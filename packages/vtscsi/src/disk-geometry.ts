@@ -21,6 +21,8 @@ const CD_BLOCK_SIZE = 2048;
 const STRIPE_MAX = 1 << 20;
 /** Most blocks of a WRITE SAME where the disk does not say: 16 bits' worth. */
 const WRITE_SAME_MAX = 0xffff;
+/** Most where it does: 4 GiB of the smallest blocks, which no disk takes a minute for. */
+const WRITE_SAME_16_MAX = 0x7f_ffff;
 /** Most blocks that one command can name. */
 const BLOCKS_MAX = 0xffff_ffff;
 
@@ -167,7 +169,7 @@ function writeSameLimits(limits: DataView, offered: boolean): RangeLimits | null
   const high = limits.getUint32(BlockLimits.MAX_WRITE_SAME);
   const low = limits.getUint32(BlockLimits.MAX_WRITE_SAME + 4);
   if (high === 0 && low === 0) return offered ? { max: WRITE_SAME_MAX, align: 0 } : null;
-  return { max: high > 0 ? BLOCKS_MAX : low, align: 0 };
+  return { max: high > 0 ? WRITE_SAME_16_MAX : Math.min(low, WRITE_SAME_16_MAX), align: 0 };
 }
 
 /** FreeBSD's formula: the first physical block that is whole begins LOWEST ALIGNED blocks in. */

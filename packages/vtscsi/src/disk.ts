@@ -393,6 +393,11 @@ export class ScsiDisk implements DiskProvider {
     this.#sim.device.tasks.enqueue(() => this.#events.resized());
   }
 
+  /** It takes nothing any more. */
+  get ended(): boolean {
+    return this.#fault !== null;
+  }
+
   /** Gone, or its adapter is: what waits ends, and what the unit still has ends by the unit. */
   end(fault: VirtioFault, orderly: boolean): void {
     if (this.#fault !== null) return;

@@ -58,7 +58,9 @@ export class Peripherals {
   }
 
   #disks(): readonly ScsiDisk[] {
-    return [...this.#present.values()].flatMap(({ disk }) => (disk === null ? [] : [disk]));
+    return [...this.#present.values()].flatMap(({ disk }) =>
+      disk === null || disk.ended ? [] : [disk],
+    );
   }
 
   /** What is on a target now; all else of it is gone. */
@@ -145,7 +147,7 @@ function shown({ unit, inquiry, serial }: Found, disk: ScsiDisk | null): ScsiUni
     type,
     description,
     serial,
-    peripheral: disk?.name ?? null,
+    peripheral: disk === null || disk.ended ? null : disk.name,
     queueing,
   };
 }

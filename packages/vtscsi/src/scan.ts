@@ -34,11 +34,7 @@ export interface Found {
  * Looks at one target.
  * @returns its units in order; null: it does not answer, and nobody knows
  */
-async function scanTarget(
-  sim: Sim,
-  target: number,
-  log: Log,
-): Promise<readonly Found[] | null> {
+async function scanTarget(sim: Sim, target: number, log: Log): Promise<readonly Found[] | null> {
   const found: Found[] = [];
   try {
     for (const lun of await lunsOf(sim, target)) {

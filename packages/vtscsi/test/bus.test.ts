@@ -109,6 +109,16 @@ describe("vtscsi", () => {
     }
   });
 
+  it("lets a disk go alone: its unit can still be given commands by hand", async () => {
+    const { bus, published } = await bench();
+    const disk = only(bus);
+    await disk.detach();
+    expect([await disk.closed, bus.disks, published.has("da0")]).toEqual([null, [], false]);
+    expect(bus.units.map(({ peripheral }) => peripheral)).toEqual([null]);
+    const { status } = await bus.execute({ target: 0, lun: 0, cdb: new Uint8Array(6) });
+    expect(status).toBe(0);
+  });
+
   it("suspends with nothing in flight, holds requests back, and goes on after resume", async () => {
     const { bus, rules } = await bench({ size: MIB });
     const disk = only(bus);

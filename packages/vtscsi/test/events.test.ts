@@ -102,8 +102,9 @@ describe("a bus", () => {
     await port.load(0, 0, null);
     expect(await outcome(disk.read(0, new Uint8Array(2048)))).toBe("IO EIO");
     await until(() => disk.mediaSize === 0);
+    const MEDIA_CHANGE = 16;
+    await bus.subscribeNotifications({ target: 0, lun: 0 }, MEDIA_CHANGE);
     await port.load(0, 0, new MemoryBackend(2 * MIB));
-    await bus.rescan();
     await until(() => disk.mediaSize === 2 * MIB);
     await disk.read(2 * MIB - 2048, new Uint8Array(2048));
   });
