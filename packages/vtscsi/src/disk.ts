@@ -48,7 +48,7 @@ export interface ScsiDiskOptions {
   readonly context: DriverContext;
   /** Milliseconds. */
   readonly timeout: () => number;
-  /** Log of what fails (debug level 2 has all of it, else what a caller is told). */
+  /** That disks of this bus have. */
   readonly names: ReadonlySet<string>;
 }
 
@@ -160,7 +160,7 @@ export class ScsiDisk implements DiskProvider {
     this.#say("300.000MB/s transfers");
     if (queueing) this.#say("Command Queueing enabled");
     if (this.mediaSize > 0) this.#say(this.#size);
-    else this.#say("Attempt to query device size failed: no medium");
+    else this.#say("Attempt to query device size failed: NOT READY, Medium not present");
   }
 
   #say(line: string): void {
@@ -353,9 +353,9 @@ export class ScsiDisk implements DiskProvider {
     say(`${name.replaceAll("_", " ")}. CDB: ${hex(ccb.cdb.subarray(0, cdbLength(opcode)))}`);
     if (ccb.fault === null && ccb.response === ScsiResponse.OK) {
       say("CAM status: SCSI Status Error");
-      say(`SCSI status: ${(ScsiStatus[ccb.status] ?? String(ccb.status)).replaceAll("_", " ")}`);
+      say(`SCSI status: ${statusName(ccb.status)}`);
       if (sense !== null) say(`SCSI sense: ${sense.text}`);
-    } else say(`CAM status: ${fault.message}`);
+    } else say(`CAM status: ${fault.code === "TIMED_OUT" ? "Command timeout" : fault.message}`);
     say(
       `Error ${Errno[fault.errno]}, ${ccb.retries > 0 ? "Retries exhausted" : "Unretryable error"}`,
     );
@@ -426,6 +426,12 @@ export class ScsiDisk implements DiskProvider {
     return new VirtioFault(code, what, { device: this.name });
   }
 }
+
+/** `Check Condition` */
+const statusName = (status: number): string =>
+  (ScsiStatus[status] ?? String(status))
+    .replaceAll("_", " ")
+    .replaceAll(/\B\w+/g, (letters) => letters.toLowerCase());
 
 /** By the group of the operation code (SPC-4 §4.2.5.1). */
 function cdbLength(opcode: number): number {

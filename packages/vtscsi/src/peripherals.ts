@@ -107,7 +107,9 @@ export class Peripherals {
       context.announce(
         `${name} at ${context.name} bus 0 scbus${context.unit} target ${target} lun ${lun}`,
       );
-      context.announce(`${name}: <${nameOf(disk.found)}> detached`);
+      const serial = disk.ident === "" ? "" : ` s/n ${disk.ident}`;
+      context.announce(`${name}: <${nameOf(disk.found)}>${serial} detached`);
+      context.announce(`(${name}:${context.name}:0:${target}:${lun}): Periph destroyed`);
     }
     sim.drop(unit, fault);
     disk?.end(fault, false);

@@ -198,7 +198,7 @@ describe("a disk", () => {
       expect(lines.slice(said, said + 3)).toEqual([
         `(da0:vtscsi0:0:0:0): ${operation.toUpperCase()}(10). CDB: ${opcode} 00 00 00 00 4d 00 00 01 00`,
         "(da0:vtscsi0:0:0:0): CAM status: SCSI Status Error",
-        "(da0:vtscsi0:0:0:0): SCSI status: CHECK CONDITION",
+        "(da0:vtscsi0:0:0:0): SCSI status: Check Condition",
       ]);
       expect(lines[said + 3]).toMatch(/SCSI sense: MEDIUM ERROR asc:/);
       expect(lines[said + 4]).toBe("(da0:vtscsi0:0:0:0): Error 5, Unretryable error");

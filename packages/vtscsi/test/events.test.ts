@@ -24,9 +24,10 @@ describe("a bus", () => {
     expect(await outcome(disk?.read(0, new Uint8Array(SECTOR)) ?? Promise.resolve())).toBe(
       "CLOSED ENXIO",
     );
-    expect(lines.slice(-2)).toEqual([
+    expect(lines.slice(-3)).toEqual([
       "da1 at vtscsi0 bus 0 scbus0 target 5 lun 1",
       "da1: <VIRTIO SCSI DISK 1.4> detached",
+      "(da1:vtscsi0:0:5:1): Periph destroyed",
     ]);
     port.plug({ target: 8, backend: new MemoryBackend(MIB) });
     await until(() => bus.disks.length === 2);

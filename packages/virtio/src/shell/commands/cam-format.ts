@@ -1,4 +1,5 @@
 // How camcontrol(8) writes bytes down: CDBs of hexadecimal numbers, and formats of what came in (cam_cdbparse(3)).
+import { ScsiStatus } from "@virtio/core/scsi";
 import { UsageError } from "../command.js";
 
 /** `12 0 0 0 24 0`: hexadecimal numbers of a byte each. @throws UsageError */
@@ -9,6 +10,12 @@ export function parseBytes(text: string): Uint8Array {
     return Number.parseInt(word, 16);
   });
 }
+
+/** `Check Condition` */
+export const statusName = (status: number): string =>
+  (ScsiStatus[status] ?? String(status))
+    .replaceAll("_", " ")
+    .replaceAll(/\B\w+/g, (letters) => letters.toLowerCase());
 
 /** Sixteen bytes a line. */
 export function dump(bytes: Uint8Array): string {

@@ -18,7 +18,7 @@ import {
   numberOf,
   parseAddress,
 } from "./cam-devices.js";
-import { decode, dump, parseBytes } from "./cam-format.js";
+import { decode, dump, parseBytes, statusName } from "./cam-format.js";
 import { humanize } from "./diskinfo.js";
 
 /** Tries of a command that only tells that something happened. */
@@ -69,7 +69,7 @@ function succeeded(
   err("camcontrol: error sending command\n");
   if (!flags.has("v")) return false;
   err(`${path} CAM status: SCSI Status Error\n`);
-  err(`${path} SCSI status: ${(ScsiStatus[status] ?? String(status)).replaceAll("_", " ")}\n`);
+  err(`${path} SCSI status: ${statusName(status)}\n`);
   if (sense !== null) err(`${path} SCSI sense: ${sense.text}\n`);
   return false;
 }
