@@ -127,12 +127,8 @@ export class Adapter implements VtscsiBus {
       onBroken: (fault) => this.#broken(fault),
     });
     const sim = this.#sim;
-    this.#pass = new PassThrough(
-      sim,
-      () => timeout,
-      (what) => this.#debug.say(DebugLevel.TRACE, what),
-    );
-    this.#peripherals = new Peripherals({ sim, context, timeout: () => timeout });
+    this.#pass = new PassThrough(sim, timeout, (what) => this.#debug.say(DebugLevel.TRACE, what));
+    this.#peripherals = new Peripherals({ sim, context, timeout });
     this.#scanner = new Scanner({
       sim,
       log,

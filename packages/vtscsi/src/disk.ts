@@ -47,7 +47,7 @@ export interface ScsiDiskOptions {
   readonly sim: Sim;
   readonly context: DriverContext;
   /** Milliseconds. */
-  readonly timeout: () => number;
+  readonly timeout: number;
   /** That disks of this bus have. */
   readonly names: ReadonlySet<string>;
 }
@@ -85,7 +85,7 @@ export class ScsiDisk implements DiskProvider {
   readonly #geometry: DiskGeometry;
   readonly #sim: Sim;
   readonly #context: DriverContext;
-  readonly #timeout: () => number;
+  readonly #timeout: number;
   /** Commands that are not under way. */
   readonly #free: DiskCcb[] = [];
   /** Commands that are to be given again, and when. */
@@ -210,7 +210,7 @@ export class ScsiDisk implements DiskProvider {
     const ccb = this.#free.pop() ?? this.#make();
     this.#build(ccb, bio);
     ccb.retries = 0;
-    ccb.timeout = this.#timeout();
+    ccb.timeout = this.#timeout;
     if (this.unit.start(ccb)) return true;
     ccb.bio = null;
     this.#free.push(ccb);

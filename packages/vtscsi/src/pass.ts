@@ -47,11 +47,11 @@ export type Trace = (what: string) => void;
 export class PassThrough {
   readonly #sim: Sim;
   /** Milliseconds, where the caller does not say. */
-  readonly #timeout: () => number;
+  readonly #timeout: number;
   readonly #trace: Trace;
   readonly #tasks = new WeakMap<ScsiTask, Ccb>();
 
-  constructor(sim: Sim, timeout: () => number, trace: Trace) {
+  constructor(sim: Sim, timeout: number, trace: Trace) {
     this.#sim = sim;
     this.#timeout = timeout;
     this.#trace = trace;
@@ -75,7 +75,7 @@ export class PassThrough {
     const transfer: Transfer = { data: command.dataOut ?? command.dataIn ?? null };
     ccb.cdb.set(cdb);
     ccb.attribute = attributeOf(command);
-    ccb.timeout = command.timeout ?? this.#timeout();
+    ccb.timeout = command.timeout ?? this.#timeout;
     ccb.transfer = transfer;
     if ((transfer.data?.length ?? 0) > 0)
       ccb.direction = command.dataOut === undefined ? Direction.IN : Direction.OUT;

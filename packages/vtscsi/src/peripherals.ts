@@ -22,7 +22,7 @@ export interface PeripheralsOptions {
   readonly sim: Sim;
   readonly context: DriverContext;
   /** Milliseconds that a disk's command may take. */
-  readonly timeout: () => number;
+  readonly timeout: number;
 }
 
 /** Every unit of one bus. */
