@@ -301,6 +301,39 @@ describe.skipIf(!hasQemu)("vtscsi on QEMU (needs QEMU)", () => {
     await bus.disks[0]?.write(0, pattern(SECTOR, 1));
   });
 
+  it("ends each of 32 requests in flight once when device_del takes the host, and drives the next", async () => {
+    const machine = await qemu({ type: "pc", devices: [] });
+    onTestFinished(() => machine.close());
+    const { qmp } = machine;
+    const { bus: pci } = machine.buses[0];
+    const limits = { "iops-total": 50 };
+    await qmp.execute("object-add", { "qom-type": "throttle-group", id: "group", limits });
+    for (let life = 0; life < 2; life++) {
+      const added = new Promise((resolve) => {
+        pci.onChange = resolve;
+      });
+      const node = { driver: "throttle", "throttle-group": "group", file: MEMORY };
+      await qmp.execute("blockdev-add", { "node-name": `slow${life}`, ...node });
+      await qmp.execute("device_add", { driver: "virtio-scsi-pci", id: "host" });
+      await added;
+      const disk = { driver: "scsi-hd", drive: `slow${life}`, bus: "host.0", id: "disk" };
+      await qmp.execute("device_add", { ...disk, "scsi-id": 0 });
+      const bus = await scsiBusOf(machine);
+      const [da] = bus.disks;
+      if (da === undefined) throw new Error("no disk");
+      const ends: string[][] = Array.from({ length: 32 }, () => []);
+      const reads = ends.map(async (seen, n) => {
+        seen.push(await outcome(da.read(n * 16 * SECTOR, new Uint8Array(SECTOR))));
+      });
+      await qmp.execute("device_del", { id: "host" });
+      await Promise.all(reads);
+      for (const end of ends) expect([["done"], ["CLOSED ENXIO"]]).toContainEqual(end);
+      expect(ends).toContainEqual(["CLOSED ENXIO"]);
+      expect((await bus.closed)?.code).toBe("CLOSED");
+      await bus.detach();
+    }
+  });
+
   it("does task management by hand", async () => {
     const { bus } = await busWith("disable-legacy=on", [[MEMORY, "scsi-id=0"]]);
     const at = { target: 0, lun: 0 };
