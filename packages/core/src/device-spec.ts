@@ -247,6 +247,11 @@ const kinds: Readonly<
   },
 };
 
+/** Every kind of device. Each is a specification too: of a device that is all default. A machine that is told nothing has one of each. */
+export const deviceKinds: readonly DeviceSpec["kind"][] = Object.keys(
+  kinds,
+) as DeviceSpec["kind"][];
+
 /**
  * Reads one specification: a kind, then keys. A feature of the device is a key too, by its lower-case name: `discard=off`.
  * @throws VirtioFault INVALID, naming what is wrong and what would be right

@@ -13,6 +13,7 @@ export {
   type ConsoleSpec,
   DEFAULT_BLK_SIZE,
   type DeviceSpec,
+  deviceKinds,
   type MediumOptions,
   type NetBackendName,
   type NetOptions,

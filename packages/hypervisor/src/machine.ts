@@ -2,6 +2,7 @@
 import {
   type DeviceSpec,
   DmaWindow,
+  deviceKinds,
   GuestRegions,
   type InterruptCounter,
   type Machine,
@@ -38,7 +39,7 @@ type EmbeddedSpec =
   | EmbeddedScsiSpec;
 
 /** The devices that the machine can have. */
-const kinds: Readonly<Partial<Record<EmbeddedSpec["kind"], DeviceKind>>> = {
+const kinds: Readonly<Record<EmbeddedSpec["kind"], DeviceKind>> = {
   blk: blkKind,
   net: netKind,
   balloon: balloonKind,
@@ -47,13 +48,11 @@ const kinds: Readonly<Partial<Record<EmbeddedSpec["kind"], DeviceKind>>> = {
 };
 
 function kindOf({ kind }: EmbeddedSpec): DeviceKind {
-  const found = kinds[kind];
-  if (found === undefined)
-    throw new VirtioFault(
-      "UNSUPPORTED",
-      `device ${kind}: the embedded machine has none (there is: ${Object.keys(kinds).join(", ")})`,
-    );
-  return found;
+  if (Object.hasOwn(kinds, kind)) return kinds[kind];
+  throw new VirtioFault(
+    "UNSUPPORTED",
+    `device ${kind}: the embedded machine has none (there is: ${Object.keys(kinds).join(", ")})`,
+  );
 }
 
 /** How an embedded machine is made. */
@@ -94,7 +93,7 @@ const DEFAULT_QUEUE_SIZE = 256;
  */
 export async function embedded(options: EmbeddedOptions = {}): Promise<EmbeddedMachine> {
   const {
-    devices = ["blk"],
+    devices = deviceKinds,
     cpus = DEFAULT_CPUS,
     memory: length = DEFAULT_MEMORY,
     shared = false,

@@ -1,7 +1,7 @@
 // `qemu()`: from options to a running machine.
 import { closeSync, writeSync } from "node:fs";
 import { resolve } from "node:path";
-import { type Log, VirtioFault } from "@virtio/core";
+import { deviceKinds, type Log, VirtioFault } from "@virtio/core";
 import { createMemfd, SharedMemory } from "@virtio/shm";
 import { type Chipset, Pc, Q35 } from "./chipset.js";
 import { commandLine } from "./command-line.js";
@@ -22,7 +22,7 @@ import { NodeTaskQueue } from "./tasks.js";
 
 /** Options of {@link qemu}. */
 export interface QemuOptions {
-  /** Default one of each kind: `["blk", "net"]`. */
+  /** Default one of each kind. */
   readonly devices?: readonly (string | QemuDeviceSpec)[];
   /** QEMU's machine type. Default q35. */
   readonly type?: "q35" | "pc";
@@ -83,7 +83,7 @@ export async function qemu(options: QemuOptions = {}): Promise<QemuMachine> {
   signal?.throwIfAborted();
   const folder = resolve(cwd);
   const ids = new DeviceIds();
-  const plans = await planDevices(options.devices ?? ["blk", "net"], folder, ids);
+  const plans = await planDevices(options.devices ?? deviceKinds, folder, ids);
   const executable = await findQemu(options.binary ?? "qemu-system-x86_64");
   const args = options.args ?? [];
   const line = commandLine({ type, memory: length, devices: plans, rootPorts, args });

@@ -17,10 +17,9 @@ describe.skipIf(!hasQemu)("a machine (needs QEMU)", () => {
     expect(machine).toMatchObject({
       name: "qemu",
       cpus: 8,
-      devices: [
-        { id: "blk0", spec: { kind: "blk" } },
-        { id: "net0", spec: { kind: "net" } },
-      ],
+      devices: ["blk", "net", "scsi", "balloon", "console"].map((kind) => {
+        return { id: `${kind}0`, spec: { kind } };
+      }),
       version: expect.stringMatching(/^\d+\.\d+\.\d+$/),
     });
     expect(machine.memory).toMatchObject({ base: 0, shared: true });

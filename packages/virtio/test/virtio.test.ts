@@ -185,10 +185,17 @@ describe("virtio boot", () => {
       "-c",
       "devinfo; kldload virtio_blk; kldload if_vtnet; devinfo; kldstat",
     ]);
-    const nexus = "nexus0\n  pcib0\n    pci0\n";
-    const [blk, net] = ["      virtio_pci0\n", "      virtio_pci1\n"];
+    const tree = (...leaves: readonly string[]): string =>
+      [
+        "nexus0\n  pcib0\n    pci0\n",
+        // One of each kind.
+        ...[0, 1, 2, 3, 4].map(
+          (unit) =>
+            `      virtio_pci${unit}\n${leaves[unit] === undefined ? "" : `        ${leaves[unit]}\n`}`,
+        ),
+      ].join("");
     expect(out).toBe(
-      `${nexus}${blk}${net}${nexus}${blk}        vtblk0\n${net}        vtnet0\n` +
+      `${tree()}${tree("vtblk0", "vtnet0")}` +
         "Id Refs Name\n 1    5 kernel\n 2    4 virtio.ko\n 3    1 virtio_pci.ko\n 4    1 virtio_blk.ko\n 5    1 if_vtnet.ko\n",
     );
   });

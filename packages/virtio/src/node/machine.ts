@@ -1,6 +1,7 @@
 // Which machine: `embedded`, or `qemu,type=pc,ncpus=4`.
 import {
   type DeviceSpec,
+  deviceKinds,
   type Log,
   type Machine,
   type MediumOptions,
@@ -34,7 +35,7 @@ export interface MachineOptions {
 }
 
 /** With no `--device`: one of each kind. */
-export const defaultDevices: readonly DeviceSpec[] = ["blk", "net"].map(parseDeviceSpec);
+export const defaultDevices: readonly DeviceSpec[] = deviceKinds.map(parseDeviceSpec);
 
 const choices = { type: ["q35", "pc"], interrupts: ["intx", "msix"] } as const;
 const CPUS_MAX = 1024;
