@@ -421,7 +421,7 @@ export const mutants: readonly Mutant[] = [
     name: "believes the used lengths of transmitted frames and of commands",
     project: network,
     file: "packages/ring/src/split-queue.ts",
-    find: "if (this.#legacy) {",
+    find: "if (this.#clips) {",
     replace: "if (false) {",
   },
   {
@@ -537,6 +537,14 @@ export const mutants: readonly Mutant[] = [
     file: "packages/console/src/transmit-queue.ts",
     find: "const length = this.#lengths[slot] as number;",
     replace: "const length = this.#slots.queue.usedLength;",
+  },
+  {
+    clauses: ["SCSI-OP-LEGACY-1"],
+    name: "believes the used lengths of commands on the legacy interface",
+    project: "@virtio/vtscsi",
+    file: "packages/vtscsi/src/request-queue.ts",
+    find: "if (!legacy && used < ScsiAnswer.SENSE) return this.#short(used);",
+    replace: "if (used < ScsiAnswer.SENSE) return this.#short(used);",
   },
 ];
 

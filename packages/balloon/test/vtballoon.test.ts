@@ -205,6 +205,19 @@ describe("vtballoon", () => {
     expect(rules.kept("BALLOON-OP-7")).toBe(400);
   });
 
+  for (const options of [{ queueSize: 1 }, { queueSize: 8, packed: true }] as const)
+    it(`does with queues of ${options.queueSize}, ${JSON.stringify(options)}`, async () => {
+      const { balloon, port, machine, rules } = await bench(options);
+      port.target = 700;
+      await balloon.reached();
+      port.startHinting();
+      await pass(machine, 3000);
+      expect([port.hintsEnded, port.reported > 1 << 20]).toEqual([true, true]);
+      port.target = 0;
+      await balloon.reached();
+      expect(rules.violations).toEqual([]);
+    });
+
   it("numbers no queue that it does not use", async () => {
     for (const [features, driver] of [
       [{}, { statsDisable: true, reportingDisable: true, hintDisable: true }],

@@ -33,6 +33,7 @@ export function attachContext(
     name: `${driver.name}${unit}`,
     unit,
     cpus: 1,
+    announce: () => {},
     publish: () => () => {},
     tunables: resolveTunables({
       prefix: driver.name,

@@ -14,6 +14,11 @@ export interface QueueSpec {
   readonly interrupt: boolean;
   /** The queue's number. Default: its place in the list. */
   readonly index?: number;
+  /**
+   * Used lengths above what was writable are cut to it and counted, not held against the device: QEMU's virtio-scsi counts what it
+   * read, too. Default false.
+   */
+  readonly clip?: boolean;
 }
 
 /** How a device signals (virtio 1.4 §4.1.5): a vector for each queue, one vector for all, one message, a shared line, not at all. */

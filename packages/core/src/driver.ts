@@ -5,6 +5,7 @@ import type { Disk } from "./disk.js";
 import type { FeatureName } from "./features.js";
 import type { Machine } from "./machine.js";
 import type { NetworkInterface } from "./network.js";
+import type { ScsiBus } from "./scsi-bus.js";
 import type { Port } from "./streams.js";
 import type { SysctlNode } from "./sysctl.js";
 import type { TunableSpec, Tunables } from "./tunables.js";
@@ -13,7 +14,7 @@ import type { TunableSpec, Tunables } from "./tunables.js";
 export type Log = (line: string) => void;
 
 /** What a driver offers to the rest of the system. */
-export type Published = Disk | NetworkInterface | Port;
+export type Published = Disk | NetworkInterface | Port | ScsiBus;
 
 /** What a driver may read and publish. Every member has a default, so a driver works without the umbrella. */
 export interface DriverContext {
@@ -28,14 +29,16 @@ export interface DriverContext {
   readonly log: Log;
   /** Lines of a verbose boot only (boot_verbose). */
   readonly verbose: Log;
-  /** Makes a disk, interface or port known by its name (disk_create, if_attach, tty_makedev); call what it returns to take it back. */
+  /** One dmesg line as it is: of what sits on the device under a name of its own (xpt_announce_periph). */
+  readonly announce: Log;
+  /** Makes a disk, interface, port or SCSI bus known by its name (disk_create, if_attach, tty_makedev); call what it returns to take it back. */
   readonly publish: (what: Published) => () => void;
 }
 
 /** What a transport's `attach` takes: the driver's context, and the same for the transport's own node. */
 export interface AttachContext extends DriverContext {
   /** `virtio_pci0`: its name, log, sysctl tree and tunables. */
-  readonly transport: Omit<DriverContext, "cpus" | "publish">;
+  readonly transport: Omit<DriverContext, "announce" | "cpus" | "publish">;
 }
 
 /** A leaf driver: data, and one function. Made by a factory with documented options: `vtblk({ writecacheMode: 1 })`. */

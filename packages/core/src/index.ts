@@ -82,6 +82,18 @@ export type {
   PciFunction,
   PciInterrupts,
 } from "./pci.js";
+export type {
+  ScsiAddress,
+  ScsiAttribute,
+  ScsiBus,
+  ScsiBusEvent,
+  ScsiCommand,
+  ScsiFunction,
+  ScsiResult,
+  ScsiSenseData,
+  ScsiTask,
+  ScsiUnit,
+} from "./scsi-bus.js";
 export type { Endpoint, Port } from "./streams.js";
 export { type SysctlLeaf, type SysctlNode, SysctlTree } from "./sysctl.js";
 export type { Callout, TaskQueue } from "./tasks.js";

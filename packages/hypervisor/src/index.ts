@@ -34,6 +34,10 @@ export type { NetCharacteristics } from "./models/net-config.js";
 export type { NetFilterState } from "./models/net-filter.js";
 export type { NetLies } from "./models/net-lies.js";
 export { type NetCounters, NetPort } from "./models/net-port.js";
+export type { ScsiCharacteristics } from "./models/scsi-config.js";
+export type { ScsiLies } from "./models/scsi-lies.js";
+export { ScsiPort } from "./models/scsi-port.js";
+export type { ScsiUnitOptions } from "./models/scsi-unit-options.js";
 export type { ZonedCharacteristics } from "./models/zones.js";
 export { DEFAULT_MAX_FRAME, type NetBackend } from "./net-backend.js";
 export { GatewayBackend } from "./net-backends/gateway.js";
@@ -44,3 +48,4 @@ export { type EmbeddedNetOptions, type EmbeddedNetSpec, net, type OpenNet } from
 export type { CapabilitySpec, PciIdentity } from "./pci/configuration.js";
 export type { Distortion } from "./pci/distortion.js";
 export { RuleBook, type Violation } from "./rules/rule-book.js";
+export { type EmbeddedScsiOptions, type EmbeddedScsiSpec, scsi } from "./scsi-device.js";

@@ -24,6 +24,7 @@ import type { InterfaceKind } from "./pci/virtio-device.js";
 import { VirtioFunction } from "./pci/virtio-function.js";
 import type { RuleBook } from "./rules/rule-book.js";
 import { Scheduler } from "./scheduler.js";
+import { type EmbeddedScsiSpec, scsiKind } from "./scsi-device.js";
 
 /** A device as one says which: in the language of specifications, or as an object. */
 export type EmbeddedDevice = string | EmbeddedSpec;
@@ -33,7 +34,8 @@ type EmbeddedSpec =
   | EmbeddedBlkSpec
   | EmbeddedNetSpec
   | EmbeddedBalloonSpec
-  | EmbeddedConsoleSpec;
+  | EmbeddedConsoleSpec
+  | EmbeddedScsiSpec;
 
 /** The devices that the machine can have. */
 const kinds: Readonly<Partial<Record<EmbeddedSpec["kind"], DeviceKind>>> = {
@@ -41,6 +43,7 @@ const kinds: Readonly<Partial<Record<EmbeddedSpec["kind"], DeviceKind>>> = {
   net: netKind,
   balloon: balloonKind,
   console: consoleKind,
+  scsi: scsiKind,
 };
 
 function kindOf({ kind }: EmbeddedSpec): DeviceKind {

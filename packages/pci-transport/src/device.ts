@@ -363,7 +363,7 @@ export class PciDevice implements VirtioDevice {
 
   #makeRing(
     index: number,
-    { name, maxSegments }: QueueSpec,
+    { name, maxSegments, clip = false }: QueueSpec,
     { size, doorbell }: OfferedQueue,
   ): Ring {
     const features = featureSetFromWords<ReservedFeature>(this.#negotiated);
@@ -382,6 +382,7 @@ export class PciDevice implements VirtioDevice {
       memory: this.memory,
       tasks: this.tasks,
       maxSegments,
+      clip,
       doorbell: (_, next) => doorbell(next),
       poll: () => this.poll(),
     });

@@ -97,6 +97,8 @@ export class PackedQueue implements Virtqueue {
   readonly #pollDevice: () => void;
   readonly #eventIdx: boolean;
   readonly #inOrder: boolean;
+  /** Lengths above what is writable are cut. */
+  readonly #clips: boolean;
   readonly #maxIndirect: number;
   /** Descriptors that must stay free for a chain to go in the ring itself though it might go in a table. */
   readonly #reserve: number;
@@ -163,6 +165,7 @@ export class PackedQueue implements Virtqueue {
     this.#pollDevice = options.poll ?? ((): void => {});
     this.#eventIdx = eventIdx;
     this.#inOrder = options.inOrder ?? false;
+    this.#clips = options.clip ?? false;
     // A list is never longer than the queue, even in a table (virtio 1.4 §2.8.17).
     this.#maxIndirect = indirect && maxSegments > 1 ? Math.min(maxSegments, size) : 0;
     this.#reserve = options.reserve ?? size;
@@ -465,9 +468,10 @@ export class PackedQueue implements Virtqueue {
       return this.#refuseUsed(id);
     let length = this.#ring[d + Word.LENGTH] as number;
     // Without WRITE the length says nothing (§2.8.12); but QEMU (7.2) never sets WRITE, and says the length all the same. So it is
-    // taken where it is possible, and nothing where it is not.
+    // taken where it is possible, and where it is not, nothing, or what is possible where that is asked for.
     if (
       (word & Flag.WRITE) === 0 &&
+      !this.#clips &&
       length > (this.#record[(id << 2) + Entry.WRITABLE] as number) >>> 0
     )
       length = 0;
@@ -502,7 +506,12 @@ export class PackedQueue implements Virtqueue {
     const record = this.#record;
     const r = id << 2;
     const writable = (record[r + Entry.WRITABLE] as number) >>> 0;
-    if (length > writable) return this.#refuseLength(id, length, writable);
+    let written = length;
+    if (written > writable) {
+      if (!this.#clips) return this.#refuseLength(id, length, writable);
+      this.counters.clipped += 1;
+      written = writable;
+    }
     const count = record[r + Entry.COUNT] as number;
     record[r + Entry.COUNT] = 0;
     record[r + Entry.NEXT] = this.#freeId;
@@ -515,7 +524,7 @@ export class PackedQueue implements Virtqueue {
       this.#usedWrap ^= 1;
     }
     this.counters.buffers += 1;
-    this.usedLength = length;
+    this.usedLength = written;
     return record[r + Entry.COOKIE] as number;
   }
 

@@ -30,6 +30,8 @@ export interface QueueOptions {
    * against the device (virtio 1.4 §2.7.8.2, legacy section). Default false.
    */
   readonly legacy?: boolean;
+  /** The same of a device with VERSION_1: see QueueSpec. Default false. */
+  readonly clip?: boolean;
   /** Order index accesses as somebody outside this thread must see them; default `memory.shared`. ORDER_PLATFORM asks for it (§6.1). */
   readonly shared?: boolean;
   /** Alignment of a split queue's used ring, bytes: default 4096, as FreeBSD's and the legacy interface's. */

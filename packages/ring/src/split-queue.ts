@@ -97,7 +97,8 @@ export class SplitQueue implements Virtqueue {
   readonly #pollDevice: () => void;
   readonly #eventIdx: boolean;
   readonly #inOrder: boolean;
-  readonly #legacy: boolean;
+  /** Lengths above what is writable are cut. */
+  readonly #clips: boolean;
   readonly #maxIndirect: number;
   /** Descriptors that must stay free for a chain to go in the ring itself though it might go in a table. */
   readonly #reserve: number;
@@ -167,7 +168,7 @@ export class SplitQueue implements Virtqueue {
     this.#pollDevice = options.poll ?? ((): void => {});
     this.#eventIdx = eventIdx;
     this.#inOrder = options.inOrder ?? false;
-    this.#legacy = options.legacy ?? false;
+    this.#clips = (options.legacy ?? false) || (options.clip ?? false);
     // A chain is never longer than the queue, even in a table (virtio 1.4 §2.7.5.3.1).
     this.#maxIndirect = indirect && maxSegments > 1 ? Math.min(maxSegments, size) : 0;
     this.#reserve = options.reserve ?? size;
@@ -503,9 +504,9 @@ export class SplitQueue implements Virtqueue {
     return false;
   }
 
-  /** A length above what is writable: counted of a legacy device, else misbehaviour. */
+  /** A length above what is writable: counted where it is to be clipped, else misbehaviour. */
   #clip(head: number, length: number, writable: number): boolean {
-    if (this.#legacy) {
+    if (this.#clips) {
       this.counters.clipped += 1;
       return true;
     }

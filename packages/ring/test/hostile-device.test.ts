@@ -344,14 +344,24 @@ describe.each(formats)("a %s queue whose device lies", (format) => {
       }
   });
 
-  it("clips a length above what is writable, and counts it, when the device is a legacy one", () => {
-    if (format === "packed") return;
-    const r = busy(format, "one by one", { legacy: true });
+  it.each([
+    ["when the device is a legacy one", { legacy: true }],
+    ["when the driver asks for it", { clip: true }],
+  ])("clips a length above what is writable, and counts it, %s", (_, options) => {
+    if (format === "packed" && "legacy" in options) return;
+    const r = busy(format, "one by one", options);
     r.use(0, 17);
     r.use(1, 16);
     expect([r.driver.dequeue(), r.driver.usedLength]).toEqual([0, 16]);
     expect([r.driver.dequeue(), r.driver.usedLength]).toEqual([1, 16]);
     expect([r.driver.counters.clipped, r.driver.broken]).toEqual([1, null]);
+  });
+
+  it("clips the length of a used descriptor without WRITE when the driver asks for it, as QEMU needs it", () => {
+    if (format === "split") return;
+    const r = busy(format, "one by one", { clip: true });
+    r.packed.use(r.ids[0] ?? 0, 1000, 1, 0);
+    expect([r.driver.dequeue(), r.driver.usedLength, r.driver.broken]).toEqual([0, 16, null]);
   });
 
   it("takes a used descriptor without WRITE for no bytes written", () => {

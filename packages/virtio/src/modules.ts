@@ -21,6 +21,7 @@ export const moduleTable: ModuleTable = {
   virtio: async () => ({ kernelModule: virtioModule }),
   virtio_pci: () => import("@virtio/pci-transport"),
   virtio_blk: () => import("@virtio/vtblk"),
+  virtio_scsi: () => import("@virtio/vtscsi"),
   if_vtnet: () => import("@virtio/vtnet"),
   virtio_balloon: () => import("@virtio/balloon"),
   virtio_console: () => import("@virtio/console"),

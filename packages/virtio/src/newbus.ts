@@ -270,6 +270,7 @@ export class Newbus {
     const context: AttachContext = {
       ...this.#contextOf(device, lines, driver.name, driver.tunables, driver.options),
       cpus: this.#options.machine.cpus,
+      announce: (line) => lines.log(line),
       publish: (what) => {
         const takeBack = this.#options.publish(what);
         const once = (): void => {

@@ -1,1 +1,3 @@
-export {};
+export { kernelModule } from "./module.js";
+export type { VtscsiOptions } from "./options.js";
+export { type VtscsiBus, vtscsi } from "./vtscsi.js";

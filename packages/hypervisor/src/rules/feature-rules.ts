@@ -4,6 +4,7 @@ import { BalloonFeature } from "@virtio/core/balloon";
 import { BlockFeature } from "@virtio/core/block";
 import { ConsoleFeature } from "@virtio/core/console";
 import { NetFeature } from "@virtio/core/net";
+import { ScsiFeature } from "@virtio/core/scsi";
 import { hasBit } from "../feature-words.js";
 import type { RuleBook } from "./rule-book.js";
 
@@ -31,6 +32,7 @@ const typeFeatures = new Map<DeviceType, { all: readonly number[]; legacy: reado
   [DeviceType.BALLOON, { all: bitsOf(BalloonFeature), legacy: [] }],
   [DeviceType.CONSOLE, { all: bitsOf(ConsoleFeature), legacy: [] }],
   [DeviceType.NET, { all: bitsOf(NetFeature), legacy: [NetFeature.GSO] }],
+  [DeviceType.SCSI, { all: bitsOf(ScsiFeature), legacy: [] }],
 ]);
 const legacyReserved: readonly number[] = [
   ReservedFeature.NOTIFY_ON_EMPTY,

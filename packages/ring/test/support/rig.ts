@@ -29,6 +29,7 @@ export interface Mode {
 
 export interface RigOptions extends Partial<Mode> {
   readonly legacy?: boolean;
+  readonly clip?: boolean;
   readonly maxSegments?: number;
   /** Bytes of the whole window. */
   readonly memory?: number;
@@ -61,6 +62,7 @@ export function rig(options: RigOptions = {}) {
     eventIdx = false,
     inOrder = false,
     legacy = false,
+    clip = false,
     maxSegments = 4,
     memory: length = 0x4_0000 + 2 * size * (26 + (indirect ? maxSegments * 16 : 0)),
     making = (): void => {},
@@ -85,6 +87,7 @@ export function rig(options: RigOptions = {}) {
     eventIdx,
     inOrder,
     legacy,
+    clip,
     maxSegments,
     doorbell: (_index, next) => doorbells.push(next),
     ...(options.poll === undefined ? {} : { poll: options.poll }),

@@ -2,6 +2,7 @@
 import { VirtioFault } from "@virtio/core";
 import type { Command } from "../command.js";
 import { arpCommand, ndpCommand } from "./arp.js";
+import { camcontrol } from "./camcontrol.js";
 import { cu } from "./cu.js";
 import { dd } from "./dd.js";
 import { devinfo } from "./devinfo.js";
@@ -41,6 +42,7 @@ const help: Command = {
 /** Every command of the shell. */
 export const commands: readonly Command[] = [
   arpCommand,
+  camcontrol,
   cu,
   dd,
   devinfo,
