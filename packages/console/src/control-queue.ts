@@ -103,7 +103,7 @@ export class ControlQueue {
   /** Gives the device what it could not be given while it was suspended. */
   resume(): void {
     for (let slot = 0; slot < this.#receive.count; slot++)
-      if (this.#receive.held[slot] === 0 && this.#receive.enqueueWritable(slot) !== 0) return;
+      if (this.#receive.held[slot] === 0 && this.#receive.enqueueWritable(slot) !== 0) break;
     this.#receive.notify();
     this.#serve();
   }

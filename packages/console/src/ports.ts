@@ -122,7 +122,10 @@ export class Ports {
 
   #tell(port: ConsolePort, what: "added" | "removed"): void {
     for (const listener of this.#listeners)
-      this.#options.device.tasks.enqueue(() => listener(port, what));
+      this.#options.device.tasks.enqueue(() => {
+        // It may have stopped listening.
+        if (this.#listeners.has(listener)) listener(port, what);
+      });
   }
 
   /** The port ends with `fault`. What the device has of its buffers stays the device's. */

@@ -26,8 +26,7 @@ export class ReceiveQueue {
   fill(): void {
     const slots = this.#slots;
     for (let slot = 0; slot < slots.count; slot++)
-      if (slots.held[slot] === 0 && slot !== this.#slot && slots.enqueueWritable(slot) !== 0)
-        return;
+      if (slots.held[slot] === 0 && slot !== this.#slot && slots.enqueueWritable(slot) !== 0) break;
     slots.notify();
   }
 

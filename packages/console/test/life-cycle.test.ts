@@ -172,6 +172,22 @@ describe("vtcon", () => {
     await writing;
   });
 
+  for (const SUSPEND of [true, false])
+    it(`opens and closes after the resume what was opened and closed before it, SUSPEND ${SUSPEND}`, async () => {
+      const { device, host } = await bench({ ports: [{}, {}], features: { SUSPEND } });
+      const [first, second] = device.ports;
+      if (first === undefined || second === undefined) throw new Error("no port");
+      await first.open();
+      await device.suspend();
+      const changes = Promise.all([second.open(), first.close()]);
+      await turns();
+      expect(host.port(1).guestOpen).toBe(false);
+      await device.resume();
+      await changes;
+      await until(() => host.port(1).guestOpen && !host.port(0).guestOpen);
+      expect([first.opened, second.opened]).toEqual([false, true]);
+    });
+
   it("sees after a suspend which ports are gone, and which came", async () => {
     const { device, host, lines } = await bench({
       ...two,
