@@ -5,7 +5,7 @@ import {
   ReservedFeature,
   type ScsiBusEvent,
   type VirtioDevice,
-  type VirtioFault,
+  VirtioFault,
   type Virtqueue,
 } from "@virtio/core";
 import { BouncePages } from "@virtio/storage";
@@ -116,6 +116,7 @@ export class Sim {
       openings: host.openings,
       fault: () => this.#fault,
       held: options.held,
+      noRoom: () => this.#exhausted(),
       starved: (unit) => {
         this.starvations += 1;
         this.#ready.add(unit);
@@ -133,6 +134,17 @@ export class Sim {
   /** Commands that the device has. */
   get inFlight(): number {
     return this.#queues.reduce((sum, queue) => sum + queue.inFlight, 0);
+  }
+
+  /** All there is was kept by the device when commands timed out: what waited for that would wait for ever. */
+  #exhausted(): VirtioFault | null {
+    const abandoned = this.#queues.reduce((sum, queue) => sum + queue.abandoned, 0);
+    if (abandoned === 0 || this.inFlight > abandoned) return null;
+    return new VirtioFault(
+      "TIMED_OUT",
+      `the device keeps the memory of ${abandoned} commands that timed out: there is none for another`,
+      { device: this.name },
+    );
   }
 
   // ── units ───────────────────────────────────────────────────────────────────
@@ -191,7 +203,7 @@ export class Sim {
 
   /** Lets the device run without interrupts and takes one command that is over; false when there is none yet. */
   poll(): boolean {
-    return this.#queues.find(({ inFlight }) => inFlight > 0)?.poll() ?? false;
+    return this.#queues.some((queue) => queue.inFlight > 0 && queue.poll());
   }
 
   /** Ends the commands for which there is a fault: see RequestQueue. */
