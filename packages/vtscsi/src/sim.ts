@@ -8,6 +8,7 @@ import {
   VirtioFault,
   type Virtqueue,
 } from "@virtio/core";
+import { ScsiFeature } from "@virtio/core/scsi";
 import { BouncePages } from "@virtio/storage";
 import type { Ccb } from "./ccb.js";
 import { CommandTimer } from "./command-timer.js";
@@ -47,6 +48,8 @@ export class Sim {
   readonly host: Host;
   readonly device: VirtioDevice;
   readonly control: ControlQueue;
+  /** The device tells of events. Without, it gets no buffers for any, as in FreeBSD: there are devices that fail over that. */
+  readonly hasEvents: boolean;
   /** Commands that waited because there was no room in a queue, or no bounce page. */
   starvations = 0;
   readonly #options: SimOptions;
@@ -68,6 +71,7 @@ export class Sim {
     this.name = context.name;
     this.host = host;
     this.device = device;
+    this.hasEvents = features.has(ScsiFeature.HOTPLUG) || features.has(ScsiFeature.CHANGE);
     this.#timer = new CommandTimer({
       tasks,
       busy: () => this.inFlight > 0,
@@ -216,13 +220,13 @@ export class Sim {
 
   /** Before DRIVER_OK, and after each reset: the device gets its event buffers (§5.6.6.3). @throws VirtioFault IO */
   fill(): void {
-    this.#events.fill();
+    if (this.hasEvents) this.#events.fill();
   }
 
   /** After DRIVER_OK: the device interrupts. */
   arm(): void {
     this.control.arm();
-    this.#events.arm();
+    if (this.hasEvents) this.#events.arm();
     for (const queue of this.#queues) queue.arm();
   }
 
