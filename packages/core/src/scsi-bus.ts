@@ -122,7 +122,7 @@ export interface ScsiBus extends Attached {
   manage(what: ScsiFunction, address: ScsiAddress): Promise<boolean>;
   /** Which asynchronous notifications a unit has (`ScsiAsyncEvent`, a mask), of those asked for. */
   queryNotifications(address: ScsiAddress, events: number): Promise<number>;
-  /** Asks for asynchronous notifications; they come to `onEvent`. @returns those that will come */
+  /** Asks for asynchronous notifications; they come to `onEvent`. @returns those that will come. @throws UNSUPPORTED */
   subscribeNotifications(address: ScsiAddress, events: number): Promise<number>;
   /** Calls `listener` as a task with each event of the device; call what it returns to stop. */
   onEvent(listener: (event: ScsiBusEvent) => void): () => void;

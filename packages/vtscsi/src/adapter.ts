@@ -213,6 +213,8 @@ export class Adapter implements VtscsiBus {
 
   async subscribeNotifications(address: ScsiAddress, events: number): Promise<number> {
     this.#pass.checkAddress(address);
+    if (!this.#sim.hasEvents)
+      throw this.#fail("UNSUPPORTED", "there are no events: neither HOTPLUG nor CHANGE");
     return this.#sim.control.notifications(ScsiControl.AN_SUBSCRIBE, address, events);
   }
 

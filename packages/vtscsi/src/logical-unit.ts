@@ -16,6 +16,8 @@ export interface LogicalUnitOptions {
   readonly fault: () => VirtioFault | null;
   /** Nothing is given to the device now. */
   readonly held: () => boolean;
+  /** Why there will be no room; null: there may be some. */
+  readonly noRoom: () => VirtioFault | null;
   /** A command found no room: progress() is to be called when there may be some. */
   readonly starved: (unit: LogicalUnit) => void;
   /** A command is over: the same. */
@@ -106,9 +108,10 @@ export class LogicalUnit {
       if (this.queue.start(ccb, this)) return true;
       this.#inFlight -= 1;
       ccb.unit = null;
-      return false;
     }
-    ccb.fault = refusal;
+    const fault = refusal ?? this.#options.noRoom();
+    if (fault === null) return false;
+    ccb.fault = fault;
     ccb.done(ccb);
     return true;
   }

@@ -69,6 +69,7 @@ export class RequestQueue {
   /** Commands so far: the high word of their tags, so that an abort never meets another command of the same slot. */
   #generation = 0;
   #inFlight = 0;
+  #abandoned = 0;
   /** The device will interrupt. While commands are in flight it will, or the ring is to be looked at. */
   #armed = false;
   /** A look is to come. */
@@ -106,6 +107,11 @@ export class RequestQueue {
   /** Commands that the device has. */
   get inFlight(): number {
     return this.#inFlight;
+  }
+
+  /** Of these the ones that are over for their owners: when they come back nobody knows. */
+  get abandoned(): number {
+    return this.#abandoned;
   }
 
   /** The device went away with chains of this queue: nobody knows whether it still writes to them. */
@@ -265,6 +271,7 @@ export class RequestQueue {
   /** Nothing of the slot is the device's any more. */
   #release(slot: number): void {
     const entry = slot << ENTRY_SHIFT;
+    if (this.#ccbs[slot] === null) this.#abandoned -= 1;
     this.#pages.give(this.#record[entry + Entry.PAGE] as number);
     this.#record[entry + Entry.PAGE] = -1;
     this.#record[entry + Entry.HELD] = 0;
@@ -336,7 +343,8 @@ export class RequestQueue {
       const fault = why(ccb, owner);
       if (fault === null) continue;
       this.#ccbs[slot] = null;
-      if (this.#record[(slot << ENTRY_SHIFT) + Entry.HELD] === 1) owner.abandon();
+      this.#abandoned += 1;
+      owner.abandon();
       ccb.residual = this.#record[(slot << ENTRY_SHIFT) + Entry.LENGTH] as number;
       owner.over(ccb, fault);
     }

@@ -5,9 +5,10 @@ import {
   ReservedFeature,
   type ScsiBusEvent,
   type VirtioDevice,
-  type VirtioFault,
+  VirtioFault,
   type Virtqueue,
 } from "@virtio/core";
+import { ScsiFeature } from "@virtio/core/scsi";
 import { BouncePages } from "@virtio/storage";
 import type { Ccb } from "./ccb.js";
 import { CommandTimer } from "./command-timer.js";
@@ -47,6 +48,8 @@ export class Sim {
   readonly host: Host;
   readonly device: VirtioDevice;
   readonly control: ControlQueue;
+  /** The device tells of events. Without, it gets no buffers for any, as in FreeBSD: there are devices that fail over that. */
+  readonly hasEvents: boolean;
   /** Commands that waited because there was no room in a queue, or no bounce page. */
   starvations = 0;
   readonly #options: SimOptions;
@@ -68,6 +71,7 @@ export class Sim {
     this.name = context.name;
     this.host = host;
     this.device = device;
+    this.hasEvents = features.has(ScsiFeature.HOTPLUG) || features.has(ScsiFeature.CHANGE);
     this.#timer = new CommandTimer({
       tasks,
       busy: () => this.inFlight > 0,
@@ -116,6 +120,7 @@ export class Sim {
       openings: host.openings,
       fault: () => this.#fault,
       held: options.held,
+      noRoom: () => this.#exhausted(),
       starved: (unit) => {
         this.starvations += 1;
         this.#ready.add(unit);
@@ -133,6 +138,17 @@ export class Sim {
   /** Commands that the device has. */
   get inFlight(): number {
     return this.#queues.reduce((sum, queue) => sum + queue.inFlight, 0);
+  }
+
+  /** All there is was kept by the device when commands timed out: what waited for that would wait for ever. */
+  #exhausted(): VirtioFault | null {
+    const abandoned = this.#queues.reduce((sum, queue) => sum + queue.abandoned, 0);
+    if (abandoned === 0 || this.inFlight > abandoned) return null;
+    return new VirtioFault(
+      "TIMED_OUT",
+      `the device keeps the memory of ${abandoned} commands that timed out: there is none for another`,
+      { device: this.name },
+    );
   }
 
   // ── units ───────────────────────────────────────────────────────────────────
@@ -191,7 +207,7 @@ export class Sim {
 
   /** Lets the device run without interrupts and takes one command that is over; false when there is none yet. */
   poll(): boolean {
-    return this.#queues.find(({ inFlight }) => inFlight > 0)?.poll() ?? false;
+    return this.#queues.some((queue) => queue.inFlight > 0 && queue.poll());
   }
 
   /** Ends the commands for which there is a fault: see RequestQueue. */
@@ -204,13 +220,13 @@ export class Sim {
 
   /** Before DRIVER_OK, and after each reset: the device gets its event buffers (§5.6.6.3). @throws VirtioFault IO */
   fill(): void {
-    this.#events.fill();
+    if (this.hasEvents) this.#events.fill();
   }
 
   /** After DRIVER_OK: the device interrupts. */
   arm(): void {
     this.control.arm();
-    this.#events.arm();
+    if (this.hasEvents) this.#events.arm();
     for (const queue of this.#queues) queue.arm();
   }
 

@@ -61,6 +61,15 @@ describe("a bus", () => {
     expect(rules.violations).toEqual([]);
   });
 
+  it("gives a device without events no buffers for them, as FreeBSD does", async () => {
+    const { bus, sysctl } = await bench({ features: { HOTPLUG: false, CHANGE: false } });
+    const leaf = (name: string) => Number(sysctl.find(`vtscsi.vq1.${name}`)[0]?.read());
+    expect(leaf("size") - leaf("free")).toBe(0);
+    const at = { target: 0, lun: 0 };
+    expect(await outcome(bus.subscribeNotifications(at, 16))).toBe("UNSUPPORTED ENOTSUP");
+    expect(await bus.queryNotifications(at, 16)).toBe(0);
+  });
+
   it("finds by a rescan what it was not told of", async () => {
     const { bus, port } = await bench({ size: MIB, features: { HOTPLUG: false } });
     port.plug({ target: 1, backend: new MemoryBackend(MIB) });

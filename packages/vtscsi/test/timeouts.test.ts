@@ -1,5 +1,6 @@
 // Commands that do not end by themselves: aborted, by a reset of their unit, by one of the device; in virtual time.
 import type { EmbeddedScsiOptions } from "@virtio/hypervisor";
+import { MemoryBackend } from "@virtio/hypervisor";
 import { BioCommand } from "@virtio/storage";
 import { describe, expect, it } from "vitest";
 import { bench, endsOf, only, outcome, pattern } from "./attached.js";
@@ -93,6 +94,31 @@ describe("a command that times out", () => {
     // What the device has is given back by its reset.
     await pass(bus.detach());
     expect(rules.violations).toEqual([]);
+  });
+
+  it("leaves others without memory, and says so, when the device keeps all of it", async () => {
+    const pass = virtualTime();
+    const unit = (target: number) => ({ target, backend: new MemoryBackend(8 << 20) });
+    let hung = false;
+    const answers = (opcode: number): boolean => !(hung && opcode === READ_10);
+    const { bus, machine } = await pass(
+      bench({ driver, luns: [unit(0), unit(1)], lies: { answers, ...deaf.lies } }),
+    );
+    const [first, second] = bus.disks;
+    if (first === undefined || second === undefined) throw new Error("no disks");
+    hung = true;
+    const reads = Array.from({ length: 4 }, () =>
+      outcome(first.read(0, new Uint8Array(first.maxTransfer))),
+    );
+    // It waits for memory, and is told when there will be none.
+    const write = outcome(second.write(0, new Uint8Array(SECTOR)));
+    expect(await pass(Promise.all(reads))).toEqual(reads.map(() => "TIMED_OUT ETIMEDOUT"));
+    expect(await pass(write)).toBe("TIMED_OUT ETIMEDOUT");
+    expect(await pass(outcome(second.read(0, new Uint8Array(SECTOR))))).toBe("TIMED_OUT ETIMEDOUT");
+    // What needs none of it works.
+    const region = machine.memory.allocate(SECTOR);
+    expect(await pass(outcome(second.write(0, region.bytes)))).toBe("done");
+    await pass(bus.detach());
   });
 
   it("ends by a reset of the device where that is allowed, and what else was in flight is done again", async () => {
