@@ -16,8 +16,7 @@ import {
   BlockStatus,
   SECTOR_SIZE,
 } from "@virtio/core/block";
-import type { Bio } from "@virtio/storage";
-import type { BouncePages } from "./bounce-pages.js";
+import type { Bio, BouncePages } from "@virtio/storage";
 import { RequestSlots } from "./request-slots.js";
 import { IDLE, type Watchdog } from "./watchdog.js";
 

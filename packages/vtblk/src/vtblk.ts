@@ -21,12 +21,12 @@ import {
 import {
   type Bio,
   BioCommand,
+  BouncePages,
   type DiskEvents,
   type DiskProvider,
   type RangeLimits,
   StrategyDisk,
 } from "@virtio/storage";
-import { BouncePages } from "./bounce-pages.js";
 import { CacheMode } from "./cache-mode.js";
 import { type Features, featureNames, settle } from "./features.js";
 import { fitted, type Geometry, mediaSizeOf, readGeometry } from "./geometry.js";
