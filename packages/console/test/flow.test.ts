@@ -1,7 +1,8 @@
 // Bytes and their flow control: nothing is lost or reordered, nothing spins, every wait can be ended.
+
+import { virtualTime } from "@virtio/testing";
 import { describe, expect, it, vi } from "vitest";
 import { bench, bytesOf, pattern, read, text, turns, until, write } from "./attached.js";
-import { virtualTime } from "./virtual-time.js";
 
 /** Bytes that a driver's buffers hold in one direction, and a host's end. */
 const BUFFERS = 64 * 1024;

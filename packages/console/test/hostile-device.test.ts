@@ -2,6 +2,7 @@
 import { VirtioFault } from "@virtio/core";
 import { ConsoleEvent } from "@virtio/core/console";
 import { attach } from "@virtio/pci-transport";
+import { virtualTime } from "@virtio/testing";
 import { describe, expect, it } from "vitest";
 import { vtcon } from "../src/index.js";
 import {
@@ -17,7 +18,6 @@ import {
   write,
 } from "./attached.js";
 import { message } from "./control-messages.js";
-import { virtualTime } from "./virtual-time.js";
 
 const two = { ports: [{ console: true }, { name: "serial" }] };
 

@@ -2,6 +2,7 @@
 import { SysctlTree } from "@virtio/core";
 import { ConsoleFeature } from "@virtio/core/console";
 import { attach } from "@virtio/pci-transport";
+import { virtualTime } from "@virtio/testing";
 import { describe, expect, it } from "vitest";
 import { kernelModule, vtcon } from "../src/index.js";
 import {
@@ -17,7 +18,6 @@ import {
   until,
   write,
 } from "./attached.js";
-import { virtualTime } from "./virtual-time.js";
 
 const two: BenchOptions = { ports: [{ console: true, name: "first" }, { name: "second" }] };
 

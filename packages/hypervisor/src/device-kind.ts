@@ -2,7 +2,7 @@
 import type { CommonSpec } from "@virtio/core";
 import type { DeviceModel } from "./device-model.js";
 import type { OpenImage } from "./medium.js";
-import type { OpenNet } from "./net-device.js";
+import type { OpenNet } from "./net-backend.js";
 
 /** What a model is made from besides its specification. */
 interface Making {

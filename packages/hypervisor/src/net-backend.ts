@@ -1,5 +1,5 @@
 // What stands behind a network device model: a wire.
-import type { TaskQueue } from "@virtio/core";
+import type { NetBackendName, TaskQueue } from "@virtio/core";
 
 /**
  * What stands behind a network device model. Frames on it are whole Ethernet frames without FCS: checksums complete, no longer than
@@ -30,6 +30,9 @@ export interface NetBackend {
   /** Gives back what the wire holds: a socket, a file. */
   close(): Promise<void>;
 }
+
+/** Opens a wire that is not of this machine. */
+export type OpenNet = (backend: NetBackendName) => Promise<NetBackend>;
 
 /** Most bytes of a frame where nothing else is said: Ethernet, a VLAN tag and 9216 bytes of payload. */
 export const DEFAULT_MAX_FRAME: number = 14 + 4 + 9216;

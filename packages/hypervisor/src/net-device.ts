@@ -7,7 +7,7 @@ import { NetModel } from "./models/net.js";
 import { type NetCharacteristics, netModelFeatures } from "./models/net-config.js";
 import type { NetLies } from "./models/net-lies.js";
 import { NetPort } from "./models/net-port.js";
-import type { NetBackend } from "./net-backend.js";
+import type { NetBackend, OpenNet } from "./net-backend.js";
 import { GatewayBackend } from "./net-backends/gateway.js";
 import { LoopbackBackend } from "./net-backends/loopback.js";
 
@@ -30,9 +30,6 @@ export interface EmbeddedNetOptions extends Omit<NetOptions, "backend">, NetChar
 export function net(options: EmbeddedNetOptions = {}): EmbeddedNetSpec {
   return { kind: "net", ...options };
 }
-
-/** Opens a wire that is not of this machine. */
-export type OpenNet = (backend: NetBackendName) => Promise<NetBackend>;
 
 /** The first device's address, QEMU's; each further device has the next. */
 const FIRST_MAC = "52:54:00:12:34:56";

@@ -1,2 +1,3 @@
 export { pairwise, product } from "./combinations.js";
 export { transmit } from "./transmit.js";
+export { virtualTime } from "./virtual-time.js";

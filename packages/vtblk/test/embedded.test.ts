@@ -1,9 +1,9 @@
 // vtblk and the whole block device of the embedded machine: what both make of resize, cache mode, wear, barriers and faults.
 import type { VirtioFault } from "@virtio/core";
 import { FaultBackend, MemoryBackend } from "@virtio/hypervisor";
+import { virtualTime } from "@virtio/testing";
 import { describe, expect, it } from "vitest";
 import { bench, until } from "./attached.js";
-import { virtualTime } from "./virtual-time.js";
 
 const MIB = 1 << 20;
 const sector = (fill = 0): Uint8Array => new Uint8Array(512).fill(fill);

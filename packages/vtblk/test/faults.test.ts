@@ -5,10 +5,10 @@ import {
   FaultBackend,
   MemoryBackend,
 } from "@virtio/hypervisor";
+import { virtualTime } from "@virtio/testing";
 import { describe, expect, it, onTestFinished } from "vitest";
 import { type Bench, bench } from "./attached.js";
 import { flush, Load, type Request, read, turns, write } from "./bios.js";
-import { virtualTime } from "./virtual-time.js";
 
 const SECTOR = 512;
 const BLOCK = 8 * SECTOR;

@@ -9,10 +9,10 @@ import {
 } from "@virtio/hypervisor";
 import { attach, probe } from "@virtio/pci-transport";
 import type { StrategyDisk } from "@virtio/storage";
+import { virtualTime } from "@virtio/testing";
 import { describe, expect, it, onTestFinished } from "vitest";
 import { vtblk } from "../src/index.js";
 import { Load, read, turns } from "./bios.js";
-import { virtualTime } from "./virtual-time.js";
 
 const SIZE = 4 << 20;
 const SECTOR = 512;

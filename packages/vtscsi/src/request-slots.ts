@@ -1,5 +1,5 @@
 // Guest memory of a queue's commands: a request and a response for each (virtio 1.4 §5.6.6.1).
-import type { DmaMemory, DmaRegion } from "@virtio/core";
+import type { DmaMemory } from "@virtio/core";
 import {
   SCSI_CDB_SIZE,
   SCSI_SENSE_SIZE,
@@ -7,6 +7,7 @@ import {
   ScsiRequest,
   type ScsiResponse,
 } from "@virtio/core/scsi";
+import { Slots } from "@virtio/storage";
 import { putAddress } from "./address.js";
 import type { Ccb } from "./ccb.js";
 
@@ -20,56 +21,29 @@ const RESPONSE_AT = 128;
 /** What no device answers. */
 const UNANSWERED = 0xff;
 
-/** Fixed slots, as many as the queue has descriptors. Nothing is allocated for a command. */
-export class RequestSlots {
-  readonly #region: DmaRegion;
-  readonly #words: Uint32Array;
-  readonly #stack: Int32Array;
-  readonly #count: number;
-  #available = 0;
-
+/** A slot for each command. */
+export class RequestSlots extends Slots {
   /** @throws VirtioFault OUT_OF_MEMORY */
   constructor(memory: DmaMemory, count: number) {
-    this.#region = memory.allocate(count * STRIDE, STRIDE);
-    this.#words = new Uint32Array(memory.buffer, this.#region.offset, (count * STRIDE) >>> 2);
-    this.#stack = new Int32Array(count);
-    this.#count = count;
-    this.reset();
-  }
-
-  /** All of them are available: the device has none any more. */
-  reset(): void {
-    for (let i = 0; i < this.#count; i++) this.#stack[i] = this.#count - 1 - i;
-    this.#available = this.#count;
-  }
-
-  /** A slot; there must be one available: there is for each free descriptor. */
-  take(): number {
-    this.#available -= 1;
-    return this.#stack[this.#available] as number;
-  }
-
-  give(slot: number): void {
-    this.#stack[this.#available] = slot;
-    this.#available += 1;
+    super(memory, count, STRIDE);
   }
 
   requestAddress(slot: number): number {
-    return this.#region.address + slot * STRIDE;
+    return this.region.address + slot * STRIDE;
   }
 
   responseAddress(slot: number): number {
-    return this.#region.address + slot * STRIDE + RESPONSE_AT;
+    return this.region.address + slot * STRIDE + RESPONSE_AT;
   }
 
   /** Writes a request: lun, le64 id, task_attr, prio and crn 0, cdb; and presets the response to what no device writes. */
   begin(slot: number, ccb: Ccb, target: number, lun: number): void {
-    const { bytes } = this.#region;
+    const { bytes } = this.region;
     const at = slot * STRIDE;
     putAddress(bytes, at + ScsiRequest.LUN, target, lun);
     const id = (at + ScsiRequest.ID) >>> 2;
-    this.#words[id] = ccb.tagLow;
-    this.#words[id + 1] = ccb.tagHigh;
+    this.words[id] = ccb.tagLow;
+    this.words[id + 1] = ccb.tagHigh;
     bytes[at + ScsiRequest.TASK_ATTR] = ccb.attribute;
     bytes[at + ScsiRequest.PRIO] = 0;
     bytes[at + ScsiRequest.CRN] = 0;
@@ -78,7 +52,7 @@ export class RequestSlots {
   }
 
   #field(slot: number, field: ScsiAnswer): number {
-    return this.#words[(slot * STRIDE + RESPONSE_AT + field) >>> 2] as number;
+    return this.words[(slot * STRIDE + RESPONSE_AT + field) >>> 2] as number;
   }
 
   senseLength(slot: number): number {
@@ -90,22 +64,17 @@ export class RequestSlots {
   }
 
   status(slot: number): number {
-    return this.#region.bytes[slot * STRIDE + RESPONSE_AT + ScsiAnswer.STATUS] as number;
+    return this.region.bytes[slot * STRIDE + RESPONSE_AT + ScsiAnswer.STATUS] as number;
   }
 
   response(slot: number): ScsiResponse {
-    return this.#region.bytes[slot * STRIDE + RESPONSE_AT + ScsiAnswer.RESPONSE] as number;
+    return this.region.bytes[slot * STRIDE + RESPONSE_AT + ScsiAnswer.RESPONSE] as number;
   }
 
   /** Copies the sense data out: the device may write on. */
   copySense(slot: number, into: Uint8Array, length: number): void {
     const from = slot * STRIDE + RESPONSE_AT + ScsiAnswer.SENSE;
-    const { bytes } = this.#region;
+    const { bytes } = this.region;
     for (let i = 0; i < length; i++) into[i] = bytes[from + i] as number;
-  }
-
-  /** Gives the memory back. Only when no device can write to it any more. */
-  free(): void {
-    this.#region.free();
   }
 }

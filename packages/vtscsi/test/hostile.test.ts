@@ -2,10 +2,10 @@
 import type { EmbeddedScsiOptions, ScsiLies } from "@virtio/hypervisor";
 import { embedded, MemoryBackend, scsi } from "@virtio/hypervisor";
 import { attach, probe } from "@virtio/pci-transport";
+import { virtualTime } from "@virtio/testing";
 import { describe, expect, it } from "vitest";
 import { vtscsi } from "../src/index.js";
 import { bench, only, outcome, pattern, until } from "./attached.js";
-import { virtualTime } from "./virtual-time.js";
 
 const SECTOR = 512;
 const READ_10 = 0x28;

@@ -2,10 +2,10 @@
 import { type Driver, type VirtioDevice, VirtioFault, type Virtqueue } from "@virtio/core";
 import { type EmbeddedScsiOptions, embedded, RuleBook, ScsiPort, scsi } from "@virtio/hypervisor";
 import { attach, probe } from "@virtio/pci-transport";
+import { virtualTime } from "@virtio/testing";
 import { describe, expect, it, onTestFinished } from "vitest";
 import { type VtscsiBus, vtscsi } from "../src/index.js";
 import { only, outcome, pattern, until } from "./attached.js";
-import { virtualTime } from "./virtual-time.js";
 
 const SECTOR = 512;
 const READ_10 = 0x28;

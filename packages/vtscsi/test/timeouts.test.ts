@@ -2,9 +2,9 @@
 import type { EmbeddedScsiOptions } from "@virtio/hypervisor";
 import { MemoryBackend } from "@virtio/hypervisor";
 import { BioCommand } from "@virtio/storage";
+import { virtualTime } from "@virtio/testing";
 import { describe, expect, it } from "vitest";
 import { bench, endsOf, only, outcome, pattern } from "./attached.js";
-import { virtualTime } from "./virtual-time.js";
 
 const SECTOR = 512;
 const READ_10 = 0x28;
