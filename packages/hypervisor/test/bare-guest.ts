@@ -1,25 +1,10 @@
-// A guest without a driver: it drives one function by its registers, in any order, right or wrong.
-import { DeviceStatus, type DmaRegion, type IoRegion, type PciFunction } from "@virtio/core";
+// A guest without a driver for a block device: it looks for capabilities, and lays out one split ring, right or wrong.
+import type { DmaRegion, IoRegion } from "@virtio/core";
 import { BlockConfig, type BlockConfigField } from "@virtio/core/block";
-import {
-  CommonConfig,
-  PciCapability,
-  PciCommand,
-  PciRegister,
-  VirtioCapability,
-} from "@virtio/core/pci";
-import {
-  blk,
-  type EmbeddedBlkOptions,
-  type EmbeddedMachine,
-  type EmbeddedOptions,
-  embedded,
-  MemoryBackend,
-  RuleBook,
-} from "../src/index.js";
+import { CommonConfig, PciCapability, PciRegister, VirtioCapability } from "@virtio/core/pci";
+import { blk, type EmbeddedBlkOptions, type EmbeddedOptions, MemoryBackend } from "../src/index.js";
+import { featureWords, HandGuest, LEGACY_BAR, STRUCTURES_BAR } from "./hand-guest.js";
 
-const LEGACY_BAR = 0;
-const STRUCTURES_BAR = 4;
 const MSIX_BAR = 1;
 
 /** The device of a guest, and what its machine has. */
@@ -32,15 +17,13 @@ export interface GuestOptions extends EmbeddedBlkOptions {
 }
 
 /** A whole life of one block device, by hand. */
-export class BareGuest {
-  readonly rules = new RuleBook();
-  readonly lines: string[] = [];
+export class BareGuest extends HandGuest {
   readonly content = new Uint8Array(1 << 20);
-  machine!: EmbeddedMachine;
-  fn!: PciFunction;
   /** BAR 0 of a device with a legacy interface. */
   legacy!: IoRegion;
-  #io!: IoRegion;
+  /** Wherever the capability says that the common configuration is. */
+  protected override io: Pick<IoRegion, "read" | "write"> = this;
+  #structures!: IoRegion;
   #msix!: IoRegion;
   #regions = new Map<VirtioCapability, { at: number; offset: number; length: number }>();
   msixAt = 0;
@@ -65,34 +48,25 @@ export class BareGuest {
     this.content.forEach((_, i) => {
       this.content[i] = (i >>> 9) + i;
     });
-    this.machine = await embedded({
-      devices: [
-        blk({ serial: "BARE", backend: new MemoryBackend(this.content, { readOnly }), ...spec }),
+    const [legacy = null, structures = null, msix = null] = await this.power(
+      {
+        devices: [
+          blk({ serial: "BARE", backend: new MemoryBackend(this.content, { readOnly }), ...spec }),
+        ],
+        msi,
+        distort,
+        rules: this.rules,
+        memory: 1 << 20,
+      },
+      [
+        [LEGACY_BAR, 0xc000],
+        [STRUCTURES_BAR, distort.structures === "io" ? 0xd000 : 0xe000_0000],
+        [MSIX_BAR, 0xe010_0000],
       ],
-      msi,
-      distort,
-      rules: this.rules,
-      memory: 1 << 20,
-      log: (line) => this.lines.push(line),
-    });
-    const [fn] = await this.machine.buses[0].bus.functions();
-    if (fn === undefined) throw new Error("no function");
-    this.fn = fn;
-    const place = async (bar: number, address: number): Promise<IoRegion | null> => {
-      await fn.write(PciRegister.BAR0 + bar * 4, 4, address);
-      return (await fn.read(PciRegister.BAR0 + bar * 4, 4)) === 0 ? null : fn.mapBar(bar);
-    };
-    const legacy = await place(LEGACY_BAR, 0xc000);
-    const io = await place(STRUCTURES_BAR, distort.structures === "io" ? 0xd000 : 0xe000_0000);
-    const msix = await place(MSIX_BAR, 0xe010_0000);
-    if (legacy !== null) this.legacy = legacy;
-    if (io !== null) this.#io = io;
-    if (msix !== null) this.#msix = msix;
-    await fn.write(
-      PciRegister.COMMAND,
-      2,
-      PciCommand.IO | PciCommand.MEMORY | PciCommand.BUS_MASTER,
     );
+    if (legacy !== null) this.legacy = legacy;
+    if (structures !== null) this.#structures = structures;
+    if (msix !== null) this.#msix = msix;
     if (walk) await this.#walk();
     this.ring = this.machine.memory.allocate(8192, 4096);
     this.data = this.machine.memory.allocate(65536, 4096);
@@ -128,7 +102,7 @@ export class BareGuest {
     width: 1 | 2 | 4,
     type: VirtioCapability = VirtioCapability.COMMON,
   ): Promise<number> {
-    return this.#io.read(this.capability(type).offset + offset, width);
+    return this.#structures.read(this.capability(type).offset + offset, width);
   }
 
   write(
@@ -137,24 +111,15 @@ export class BareGuest {
     value: number,
     type: VirtioCapability = VirtioCapability.COMMON,
   ): Promise<void> {
-    return this.#io.write(this.capability(type).offset + offset, width, value);
+    return this.#structures.write(this.capability(type).offset + offset, width, value);
   }
 
   get msixTable(): IoRegion {
     return this.#msix;
   }
 
-  status(value: number): Promise<void> {
-    return this.write(CommonConfig.DEVICE_STATUS, 1, value);
-  }
-
-  readStatus(): Promise<number> {
-    return this.read(CommonConfig.DEVICE_STATUS, 1);
-  }
-
-  async reset(): Promise<void> {
-    await this.status(0);
-    while ((await this.readStatus()) !== 0);
+  override async reset(): Promise<void> {
+    await super.reset();
     this.#next = 0;
   }
 
@@ -166,36 +131,11 @@ export class BareGuest {
     }
   }
 
-  /** Steps 1 to 3. */
-  async acknowledge(): Promise<void> {
-    await this.reset();
-    await this.status(DeviceStatus.ACKNOWLEDGE);
-    await this.status(DeviceStatus.ACKNOWLEDGE | DeviceStatus.DRIVER);
-  }
-
-  async offered(): Promise<number[]> {
-    const words: number[] = [];
-    for (let i = 0; i < 3; i++) {
-      await this.write(CommonConfig.DEVICE_FEATURE_SELECT, 4, i);
-      words.push(await this.read(CommonConfig.DEVICE_FEATURE, 4));
-    }
-    return words;
-  }
-
-  async accept(words: readonly number[]): Promise<void> {
-    for (const [i, word] of words.entries()) {
-      await this.write(CommonConfig.DRIVER_FEATURE_SELECT, 4, i);
-      await this.write(CommonConfig.DRIVER_FEATURE, 4, word);
-    }
-  }
-
   /** Steps 4 to 6; resolves to whether the device agreed. */
   async negotiate(
     choose: (offered: number[]) => number[] = ([, high = 0]) => [0, high & 1],
   ): Promise<boolean> {
-    await this.accept(choose(await this.offered()));
-    await this.status(11);
-    return ((await this.readStatus()) & DeviceStatus.FEATURES_OK) !== 0;
+    return this.agree(choose(await this.offered()));
   }
 
   /** Addresses of queue 0, without enabling it. */
@@ -209,14 +149,7 @@ export class BareGuest {
     this.used = new Uint32Array(buffer, offset + 4096, 1 + 2 * size);
     await this.write(CommonConfig.QUEUE_SELECT, 2, 0);
     await this.write(CommonConfig.QUEUE_SIZE, 2, size);
-    for (const [at, value] of [
-      [CommonConfig.QUEUE_DESC, address],
-      [CommonConfig.QUEUE_DRIVER, address + 2048],
-      [CommonConfig.QUEUE_DEVICE, address + 4096],
-    ] as const) {
-      await this.write(at, 4, value);
-      await this.write(at + 4, 4, 0);
-    }
+    await this.place(address, address + 2048, address + 4096);
   }
 
   enableQueue(): Promise<void> {
@@ -229,7 +162,7 @@ export class BareGuest {
     await this.negotiate(choose);
     await this.placeQueue();
     await this.enableQueue();
-    await this.status(15);
+    await this.driverOk();
   }
 
   descriptor(i: number, at: number, length: number, flags: number, next = 0): void {
@@ -302,27 +235,10 @@ export class BareGuest {
   get usedIndex(): number {
     return (this.used[0] ?? 0) >>> 16;
   }
-
-  /** Lets the machine run until it is so. */
-  async until(done: () => boolean): Promise<void> {
-    for (let turn = 0; !done(); turn++) {
-      if (turn === 1000) throw new Error("it never came");
-      await this.settle();
-    }
-  }
-
-  /** Lets every waiting task of the machine run. */
-  async settle(): Promise<void> {
-    await new Promise<void>((resolve) => this.machine.tasks.enqueue(resolve));
-    await new Promise<void>((resolve) => setImmediate(resolve));
-  }
-
-  clauses(): string[] {
-    return [...new Set(this.rules.violations.map(({ clause }) => clause))];
-  }
 }
 
 /** For run() and negotiate(): accepts these bits of word 0, and VERSION_1. */
 export const accepting =
   (...bits: readonly number[]) =>
-  (): number[] => [bits.reduce((word, bit) => word | (1 << bit), 0) >>> 0, 1];
+  (): number[] =>
+    featureWords(bits);

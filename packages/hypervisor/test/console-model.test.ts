@@ -21,17 +21,20 @@ async function ready(g: ConsoleGuest): Promise<void> {
   g.heard();
 }
 
+/** The first word of what is offered. */
+const offered = async (g: ConsoleGuest): Promise<number> => (await g.offered())[0] ?? -1;
+
 describe("a console device", () => {
   it("offers SIZE and EMERG_WRITE, and MULTIPORT when it can have several ports", async () => {
     const one = await guestOf({ start: false });
-    expect((await one.offered()) & 7).toBe(0b101);
+    expect((await offered(one)) & 7).toBe(0b101);
     const several = await guestOf({ start: false, maxPorts: 3 });
-    expect((await several.offered()) & 7).toBe(0b111);
+    expect((await offered(several)) & 7).toBe(0b111);
     expect(await several.readConfig(4, 4)).toBe(3);
     const held = await guestOf({ start: false, features: { SIZE: false, EMERG_WRITE: false } });
-    expect((await held.offered()) & 7).toBe(0);
+    expect((await offered(held)) & 7).toBe(0);
     const asked = await guestOf({ start: false, features: { MULTIPORT: true } });
-    expect((await asked.offered()) & 7).toBe(0b111);
+    expect((await offered(asked)) & 7).toBe(0b111);
   });
 
   it("takes emergency writes at any time, also before it is set up, the low byte only", async () => {

@@ -5,33 +5,17 @@ import { BareGuest, type GuestOptions } from "./bare-guest.js";
 /** A whole life of one block device by its legacy registers. */
 export class LegacyGuest extends BareGuest {
   static override async start(options: GuestOptions = {}): Promise<LegacyGuest> {
-    const guest = new LegacyGuest();
+    const guest = new LegacyGuest(true);
     await guest.boot({ legacy: "on", queueSize: 8, ...options });
+    guest.io = guest.legacy;
     return guest;
   }
 
-  override status(value: number): Promise<void> {
-    return this.legacy.write(LegacyRegister.DEVICE_STATUS, 1, value);
-  }
-
-  override readStatus(): Promise<number> {
-    return this.legacy.read(LegacyRegister.DEVICE_STATUS, 1);
-  }
-
-  override async offered(): Promise<number[]> {
-    return [await this.legacy.read(LegacyRegister.DEVICE_FEATURES, 4)];
-  }
-
-  override async accept([word = 0]: readonly number[]): Promise<void> {
-    await this.legacy.write(LegacyRegister.DRIVER_FEATURES, 4, word);
-  }
-
   /** There is no FEATURES_OK. Without a choice: ANY_LAYOUT, if it is offered. */
-  override async negotiate(
+  override negotiate(
     choose: (offered: number[]) => number[] = ([low = 0]) => [low & (1 << 27)],
   ): Promise<boolean> {
-    await this.accept(choose(await this.offered()));
-    return true;
+    return super.negotiate(choose);
   }
 
   override async placeQueue(): Promise<void> {
@@ -47,14 +31,6 @@ export class LegacyGuest extends BareGuest {
 
   override enableQueue(): Promise<void> {
     return this.legacy.write(LegacyRegister.QUEUE_ADDRESS, 4, this.ring.address / LEGACY_PAGE_SIZE);
-  }
-
-  override async run(choose?: (offered: number[]) => number[]): Promise<void> {
-    await this.acknowledge();
-    await this.negotiate(choose);
-    await this.placeQueue();
-    await this.enableQueue();
-    await this.status(7);
   }
 
   override ringDoorbell(_width?: 2 | 4, value = 0): Promise<void> {

@@ -77,10 +77,12 @@ describe("a network device says of itself", () => {
     ] as const)
       await withGuest({ legacy, start: false, features: { CSUM } }, async (g) =>
         // A transitional device is looked at by its modern interface.
-        expect((await g.offered()).includes(NetFeature.GSO)).toBe(there),
+        expect((await g.offeredFeatures()).includes(NetFeature.GSO)).toBe(there),
       );
     const held = { legacy: "on", start: false, features: { GSO: false } } as const;
-    await withGuest(held, async (g) => expect(await g.offered()).not.toContain(NetFeature.GSO));
+    await withGuest(held, async (g) =>
+      expect(await g.offeredFeatures()).not.toContain(NetFeature.GSO),
+    );
     await expect(embedded({ devices: ["net,gso=on"] })).rejects.toMatchObject({
       code: "UNSUPPORTED",
     });
@@ -290,7 +292,7 @@ describe("coalescing of notifications", () => {
       expect(await get(g, 1)).toEqual([20, 200]);
       expect(await get(g, 2)).toEqual([30, 300]);
       await g.resetQueue(2);
-      await g.enableOne(2);
+      await g.enable(2);
       expect(await get(g, 2)).toEqual([10, 100]);
       await g.run();
       expect(await get(g, 0)).toEqual([0, 0]);

@@ -1,29 +1,12 @@
 // A guest without a driver for a network device: it drives one function by its registers and split rings, right or wrong.
-import {
-  DeviceStatus,
-  type DmaRegion,
-  type IoRegion,
-  ReservedFeature,
-  type TaskQueue,
-} from "@virtio/core";
+import { ReservedFeature, type TaskQueue } from "@virtio/core";
 import { NetConfig, type NetConfigField, NetFeature } from "@virtio/core/net";
-import { CommonConfig, LegacyRegister, PciCommand, PciRegister } from "@virtio/core/pci";
-import {
-  type EmbeddedMachine,
-  type EmbeddedNetOptions,
-  embedded,
-  type NetBackend,
-  NetPort,
-  net,
-  RuleBook,
-} from "../src/index.js";
+import { CommonConfig } from "@virtio/core/pci";
+import { type EmbeddedNetOptions, type NetBackend, NetPort, net } from "../src/index.js";
+import { featureWords, QueueGuest } from "./hand-guest.js";
 
-/** Where the structures lie in BAR 4. */
+/** Where it lies in BAR 4. */
 const ISR_AT = 0x1000;
-const DEVICE_AT = 0x2000;
-const NOTIFY_AT = 0x3000;
-const STRUCTURES_BAR = 4;
-const LEGACY_CONFIG_AT = 20;
 
 /** A wire in the test's hands. */
 export class TestWire implements NetBackend {
@@ -97,83 +80,6 @@ export interface HeaderFields {
   readonly numBuffers?: number;
 }
 
-/** One segment of a chain: its bytes, how many may be written, or which may be. */
-export type Part = Uint8Array | number | DmaRegion;
-
-/** One split ring. */
-export class BareQueue {
-  readonly size: number;
-  readonly #memory: EmbeddedMachine["memory"];
-  readonly ring: DmaRegion;
-  #descriptors: Uint32Array;
-  #available: Uint16Array;
-  #used: Uint32Array;
-  #next = 0;
-  #seen = 0;
-  #free: number[];
-  /** By head: the regions of its chain, and its descriptors. */
-  readonly #chains = new Map<number, { regions: DmaRegion[]; ids: readonly number[] }>();
-
-  constructor(memory: EmbeddedMachine["memory"], size: number, legacy: boolean) {
-    this.size = size;
-    this.#memory = memory;
-    this.ring = memory.allocate(16384, 4096);
-    const { offset } = this.ring;
-    this.#descriptors = new Uint32Array(memory.buffer, offset, size * 4);
-    this.#available = new Uint16Array(memory.buffer, offset + this.driverAt, 3 + size);
-    this.#used = new Uint32Array(memory.buffer, offset + this.deviceAt(legacy), 1 + 2 * size);
-    this.#free = Array.from({ length: size }, (_, i) => size - 1 - i);
-  }
-
-  get driverAt(): number {
-    return this.size * 16;
-  }
-
-  deviceAt(legacy: boolean): number {
-    return legacy ? Math.ceil((this.size * 18 + 6) / 4096) * 4096 : 8192;
-  }
-
-  /** Makes one chain available; returns its head. */
-  offer(parts: readonly Part[]): number {
-    const ids = parts.map(() => this.#free.pop() ?? -1);
-    const regions: DmaRegion[] = [];
-    for (const [i, part] of parts.entries()) {
-      const readable = part instanceof Uint8Array;
-      const length = typeof part === "number" ? part : part.length;
-      const own = readable || typeof part === "number";
-      const region = own ? this.#memory.allocate(Math.max(length, 1), 16) : part;
-      if (readable) region.bytes.set(part);
-      regions.push(region);
-      const last = i === parts.length - 1;
-      const flags = (readable ? 0 : 2) | (last ? 0 : 1);
-      const next = last ? 0 : (ids[i + 1] ?? 0);
-      this.#descriptors.set(
-        [region.address, 0, length, (flags | (next << 16)) >>> 0],
-        (ids[i] ?? 0) * 4,
-      );
-    }
-    const [head = -1] = ids;
-    this.#chains.set(head, { regions, ids });
-    this.#available[2 + (this.#next & (this.size - 1))] = head;
-    this.#next = (this.#next + 1) & 0xffff;
-    this.#available[1] = this.#next;
-    return head;
-  }
-
-  /** Chains that came back since the last look: what was written, and used.len. */
-  used(): { readonly head: number; readonly regions: DmaRegion[]; readonly length: number }[] {
-    const all = [];
-    for (; this.#seen !== (this.#used[0] ?? 0) >>> 16; this.#seen = (this.#seen + 1) & 0xffff) {
-      const at = 1 + 2 * (this.#seen & (this.size - 1));
-      const head = this.#used[at] ?? 0;
-      const { regions, ids } = this.#chains.get(head) ?? { regions: [], ids: [] };
-      this.#free.push(...ids);
-      all.push({ head, regions, length: this.#used[at + 1] ?? 0 });
-    }
-    return all;
-  }
-}
-
 /** How a guest is made. */
 export interface NetGuestOptions extends EmbeddedNetOptions {
   /** Virtual time. */
@@ -185,76 +91,31 @@ export interface NetGuestOptions extends EmbeddedNetOptions {
 }
 
 /** A whole life of one network device, by hand. */
-export class NetGuest {
-  readonly rules = new RuleBook();
+export class NetGuest extends QueueGuest {
   readonly port = new NetPort();
   readonly wire: TestWire;
-  machine!: EmbeddedMachine;
-  #io!: IoRegion;
-  queues: BareQueue[] = [];
   accepted: readonly NetFeature[] = [];
-  readonly #legacy: boolean;
   headerSize = 12;
+  protected override readonly language = "NET-";
+  protected override readonly turns = 4;
 
   constructor(wire: TestWire, legacy: boolean) {
+    super(legacy);
     this.wire = wire;
-    this.#legacy = legacy;
   }
 
   static async start(options: NetGuestOptions = {}): Promise<NetGuest> {
     const { accept, start = true, seed, ...spec } = options;
     const wire = spec.backend instanceof TestWire ? spec.backend : new TestWire();
     const guest = new NetGuest(wire, spec.legacy === "on");
-    await guest.#boot({ queueSize: 64, ...spec, backend: spec.backend ?? wire }, seed);
+    const device = net({ port: guest.port, queueSize: 64, ...spec, backend: spec.backend ?? wire });
+    await guest.boot(device, { seed, memory: 16 << 20 });
     if (start) await guest.run(accept);
     return guest;
   }
 
-  async #boot(options: EmbeddedNetOptions, seed?: number): Promise<void> {
-    this.machine = await embedded({
-      ...(seed === undefined ? {} : { seed }),
-      devices: [net({ port: this.port, ...options })],
-      rules: this.rules,
-      memory: 16 << 20,
-    });
-    const [fn] = await this.machine.buses[0].bus.functions();
-    if (fn === undefined) throw new Error("no function");
-    const bar = this.#legacy ? 0 : STRUCTURES_BAR;
-    await fn.write(PciRegister.BAR0 + bar * 4, 4, this.#legacy ? 0xc000 : 0xe000_0000);
-    this.#io = await fn.mapBar(bar);
-    await fn.write(
-      PciRegister.COMMAND,
-      2,
-      PciCommand.IO | PciCommand.MEMORY | PciCommand.BUS_MASTER,
-    );
-  }
-
-  status(value: number): Promise<void> {
-    return this.#legacy
-      ? this.#io.write(LegacyRegister.DEVICE_STATUS, 1, value)
-      : this.#io.write(CommonConfig.DEVICE_STATUS, 1, value);
-  }
-
-  readStatus(): Promise<number> {
-    return this.#io.read(
-      this.#legacy ? LegacyRegister.DEVICE_STATUS : CommonConfig.DEVICE_STATUS,
-      1,
-    );
-  }
-
-  async reset(): Promise<void> {
-    await this.status(0);
-    while ((await this.readStatus()) !== 0);
-  }
-
-  async offered(): Promise<NetFeature[]> {
-    const words: number[] = [];
-    if (this.#legacy) words.push(await this.#io.read(LegacyRegister.DEVICE_FEATURES, 4));
-    else
-      for (let i = 0; i < 2; i++) {
-        await this.#io.write(CommonConfig.DEVICE_FEATURE_SELECT, 4, i);
-        words.push(await this.#io.read(CommonConfig.DEVICE_FEATURE, 4));
-      }
+  async offeredFeatures(): Promise<NetFeature[]> {
+    const words = await this.offered();
     const bits = Object.values(NetFeature).filter((bit) => typeof bit === "number");
     return bits.filter((bit) => ((words[bit >>> 5] ?? 0) & (1 << (bit & 31))) !== 0);
   }
@@ -264,74 +125,13 @@ export class NetGuest {
     accept?: readonly NetFeature[],
     reserved: readonly ReservedFeature[] = [ReservedFeature.RING_RESET],
   ): Promise<boolean> {
-    await this.reset();
-    await this.status(DeviceStatus.ACKNOWLEDGE);
-    await this.status(DeviceStatus.ACKNOWLEDGE | DeviceStatus.DRIVER);
-    this.accepted = accept ?? (await this.offered());
-    const words = [0, 1];
-    for (const bit of [...this.accepted, ...(this.#legacy ? [] : reserved)])
-      words[bit >>> 5] = ((words[bit >>> 5] ?? 0) | (1 << (bit & 31))) >>> 0;
+    await this.acknowledge();
+    this.accepted = accept ?? (await this.offeredFeatures());
     const mergeable = this.accepted.includes(NetFeature.MRG_RXBUF);
     const legacySize = mergeable ? 12 : 10;
     const modernSize = this.accepted.includes(NetFeature.HASH_REPORT) ? 20 : 12;
-    this.headerSize = this.#legacy ? legacySize : modernSize;
-    if (this.#legacy) {
-      await this.#io.write(LegacyRegister.DRIVER_FEATURES, 4, words[0] ?? 0);
-      return true;
-    }
-    for (const [i, word] of words.entries()) {
-      await this.#io.write(CommonConfig.DRIVER_FEATURE_SELECT, 4, i);
-      await this.#io.write(CommonConfig.DRIVER_FEATURE, 4, word);
-    }
-    await this.status(11);
-    return ((await this.readStatus()) & DeviceStatus.FEATURES_OK) !== 0;
-  }
-
-  /** Enables queues; default all of them. */
-  async enable(indices?: readonly number[]): Promise<void> {
-    // The legacy interface does not say: two pairs are the most that a test has there.
-    const legacy = this.accepted.includes(NetFeature.MQ) ? 5 : 3;
-    const count = this.#legacy ? legacy : await this.#io.read(CommonConfig.NUM_QUEUES, 2);
-    for (let index = 0; index < count; index++) {
-      if (indices !== undefined && !indices.includes(index)) continue;
-      await this.enableOne(index);
-    }
-  }
-
-  async enableOne(index: number): Promise<void> {
-    const io = this.#io;
-    if (this.#legacy) {
-      await io.write(LegacyRegister.QUEUE_SELECT, 2, index);
-      const size = await io.read(LegacyRegister.QUEUE_SIZE, 2);
-      if (size === 0) return;
-      const queue = new BareQueue(this.machine.memory, size, true);
-      this.queues[index] = queue;
-      await io.write(LegacyRegister.QUEUE_ADDRESS, 4, queue.ring.address / 4096);
-      return;
-    }
-    await io.write(CommonConfig.QUEUE_SELECT, 2, index);
-    const queue = new BareQueue(
-      this.machine.memory,
-      await io.read(CommonConfig.QUEUE_SIZE, 2),
-      false,
-    );
-    this.queues[index] = queue;
-    const { address } = queue.ring;
-    for (const [at, value] of [
-      [CommonConfig.QUEUE_DESC, address],
-      [CommonConfig.QUEUE_DRIVER, address + queue.driverAt],
-      [CommonConfig.QUEUE_DEVICE, address + queue.deviceAt(false)],
-    ] as const) {
-      await io.write(at, 4, value);
-      await io.write(at + 4, 4, 0);
-    }
-    await io.write(CommonConfig.QUEUE_ENABLE, 2, 1);
-  }
-
-  async resetQueue(index: number): Promise<void> {
-    await this.#io.write(CommonConfig.QUEUE_SELECT, 2, index);
-    await this.#io.write(CommonConfig.QUEUE_RESET, 2, 1);
-    while ((await this.#io.read(CommonConfig.QUEUE_RESET, 2)) !== 0);
+    this.headerSize = this.onLegacy ? legacySize : modernSize;
+    return this.agree(featureWords([...this.accepted, ...(this.onLegacy ? [] : reserved)]));
   }
 
   /** Everything up to DRIVER_OK. */
@@ -340,48 +140,31 @@ export class NetGuest {
     reserved: readonly ReservedFeature[] = [ReservedFeature.RING_RESET],
   ): Promise<void> {
     if (!(await this.negotiate(accept, reserved))) throw new Error("the device did not agree");
-    await this.enable();
-    await this.status(this.#legacy ? 7 : 15);
+    // The legacy interface does not say: two pairs are the most that a test has there.
+    const legacy = this.accepted.includes(NetFeature.MQ) ? 5 : 3;
+    const count = this.onLegacy ? legacy : await this.io.read(CommonConfig.NUM_QUEUES, 2);
+    for (let index = 0; index < count; index++) await this.enable(index);
+    await this.driverOk();
     await this.settle();
-  }
-
-  ring(index: number): Promise<void> {
-    return this.#legacy
-      ? this.#io.write(LegacyRegister.QUEUE_NOTIFY, 2, index)
-      : this.#io.write(NOTIFY_AT + index * 4, 2, index);
   }
 
   /** A field of the configuration. */
   async field(name: NetConfigField): Promise<number> {
     const [offset, width] = NetConfig[name];
-    return this.config(offset, width as 1 | 2 | 4);
-  }
-
-  config(offset: number, width: 1 | 2 | 4): Promise<number> {
-    return this.#io.read((this.#legacy ? LEGACY_CONFIG_AT : DEVICE_AT) + offset, width);
-  }
-
-  writeConfig(offset: number, width: 1 | 2 | 4, value: number): Promise<void> {
-    return this.#io.write((this.#legacy ? LEGACY_CONFIG_AT : DEVICE_AT) + offset, width, value);
+    return this.readConfig(offset, width as 1 | 2 | 4);
   }
 
   generation(): Promise<number> {
-    return this.#io.read(CommonConfig.CONFIG_GENERATION, 1);
+    return this.io.read(CommonConfig.CONFIG_GENERATION, 1);
   }
 
   /** Bit 0: a queue interrupted since the last read. Bit 1: the configuration changed. */
   isr(): Promise<number> {
-    return this.#io.read(ISR_AT, 1);
+    return this.io.read(ISR_AT, 1);
   }
 
   async mac(): Promise<number[]> {
-    return Promise.all(Array.from({ length: 6 }, (_, i) => this.config(i, 1)));
-  }
-
-  queue(index: number): BareQueue {
-    const queue = this.queues[index];
-    if (queue === undefined) throw new Error(`no queue ${index}`);
-    return queue;
+    return Promise.all(Array.from({ length: 6 }, (_, i) => this.readConfig(i, 1)));
   }
 
   // ── traffic ─────────────────────────────────────────────────────────────────
@@ -457,20 +240,6 @@ export class NetGuest {
     const [chain] = queue.used();
     const bytes = chain?.regions[1]?.bytes;
     return { ack: bytes?.[result] ?? -1, result: bytes?.slice(0, result) ?? new Uint8Array(0) };
-  }
-
-  /** Lets every waiting task of the machine run. */
-  async settle(): Promise<void> {
-    for (let turn = 0; turn < 4; turn++) {
-      await new Promise<void>((resolve) => this.machine.tasks.enqueue(resolve));
-      await new Promise<void>((resolve) => setImmediate(resolve));
-    }
-  }
-
-  /** Clauses of the network device that were broken. */
-  clauses(): string[] {
-    const seen = new Set(this.rules.violations.map(({ clause }) => clause));
-    return [...seen].filter((clause) => clause.startsWith("NET-"));
   }
 
   close(): Promise<void> {

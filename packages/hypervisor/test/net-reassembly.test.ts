@@ -475,7 +475,7 @@ it("fragments are forgotten with the queue that they are for, and with the devic
       await g.settle();
       expect(g.received()).toEqual([]);
       expect(g.port.counters.undelivered).toBe(0);
-      if (reset.toString().includes("resetQueue")) await g.enableOne(0);
+      if (reset.toString().includes("resetQueue")) await g.enable(0);
       else await g.run();
       await g.post(10, 2048);
       expect(plain(await give(g, three))).toEqual([unknown(three)]);

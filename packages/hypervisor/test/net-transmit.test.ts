@@ -194,7 +194,7 @@ describe("a network device that transmits", () => {
         if (how === "device") await g.run();
         else {
           await g.resetQueue(1);
-          await g.enableOne(1);
+          await g.enable(1);
         }
         g.wire.sent.length = 0;
         g.wire.credit = 100;

@@ -1,6 +1,5 @@
 // A guest without a driver for a SCSI host: it drives one function by its registers and split rings, right or wrong.
-import { DeviceStatus, type IoRegion, ReservedFeature } from "@virtio/core";
-import { CommonConfig, LegacyRegister, PciCommand, PciRegister } from "@virtio/core/pci";
+import { ReservedFeature } from "@virtio/core";
 import {
   ScsiAnswer,
   ScsiConfig,
@@ -13,21 +12,8 @@ import {
   ScsiSense,
   type ScsiTmf,
 } from "@virtio/core/scsi";
-import {
-  type EmbeddedMachine,
-  type EmbeddedScsiOptions,
-  embedded,
-  RuleBook,
-  ScsiPort,
-  scsi,
-} from "../src/index.js";
-import { BareQueue, type Part } from "./net-guest.js";
-
-/** Where the structures lie in BAR 4. */
-const DEVICE_AT = 0x2000;
-const NOTIFY_AT = 0x3000;
-const STRUCTURES_BAR = 4;
-const LEGACY_CONFIG_AT = 20;
+import { type EmbeddedScsiOptions, ScsiPort, scsi } from "../src/index.js";
+import { featureWords, type Part, QueueGuest } from "./hand-guest.js";
 
 /** How a guest is made. */
 export interface ScsiGuestOptions extends EmbeddedScsiOptions {
@@ -98,149 +84,44 @@ export const fieldOf = (target: number, lun: number): number[] => [
 ];
 
 /** A whole life of one SCSI host, by hand. */
-export class ScsiGuest {
-  readonly rules = new RuleBook();
+export class ScsiGuest extends QueueGuest {
   readonly port: ScsiPort;
-  machine!: EmbeddedMachine;
-  #io!: IoRegion;
-  queues: BareQueue[] = [];
-  readonly #legacy: boolean;
+  protected override readonly language = "SCSI-";
   /** By request: bytes of sense data, and parts of its chain that can be read. */
   readonly #submitted = new Map<string, readonly [senseSize: number, readable: number]>();
   readonly #answers = new Map<string, Answer>();
   /** `queue/head` in the order of their coming back. */
   readonly order: string[] = [];
-  #requestQueues = 1;
+  readonly #requestQueues: number;
   #nextId = 1;
 
-  constructor(port: ScsiPort, legacy: boolean) {
+  constructor(port: ScsiPort, legacy: boolean, requestQueues: number) {
+    super(legacy);
     this.port = port;
-    this.#legacy = legacy;
+    this.#requestQueues = requestQueues;
   }
 
   static async start(options: ScsiGuestOptions = {}): Promise<ScsiGuest> {
     const { accept, start = true, seed, watched = true, port = new ScsiPort(), ...spec } = options;
-    const guest = new ScsiGuest(port, spec.legacy === "on");
+    const guest = new ScsiGuest(port, spec.legacy === "on", spec.queues ?? 1);
     const medium =
       spec.luns === undefined && spec.backend === undefined && spec.file === undefined
         ? { size: 1 << 20 }
         : {};
-    await guest.#boot({ queueSize: 64, ...medium, ...spec, port }, watched, seed);
+    await guest.boot(scsi({ queueSize: 64, ...medium, ...spec, port }), { seed, watched });
     if (start) await guest.run(accept);
     return guest;
   }
 
-  async #boot(options: EmbeddedScsiOptions, watched: boolean, seed?: number): Promise<void> {
-    this.#requestQueues = options.queues ?? 1;
-    this.machine = await embedded({
-      ...(seed === undefined ? {} : { seed }),
-      devices: [scsi(options)],
-      ...(watched ? { rules: this.rules } : {}),
-      memory: 4 << 20,
-    });
-    const [fn] = await this.machine.buses[0].bus.functions();
-    if (fn === undefined) throw new Error("no function");
-    const bar = this.#legacy ? 0 : STRUCTURES_BAR;
-    await fn.write(PciRegister.BAR0 + bar * 4, 4, this.#legacy ? 0xc000 : 0xe000_0000);
-    this.#io = await fn.mapBar(bar);
-    await fn.write(
-      PciRegister.COMMAND,
-      2,
-      PciCommand.IO | PciCommand.MEMORY | PciCommand.BUS_MASTER,
-    );
-  }
-
   // ── life cycle ──────────────────────────────────────────────────────────────
 
-  status(value: number): Promise<void> {
-    return this.#legacy
-      ? this.#io.write(LegacyRegister.DEVICE_STATUS, 1, value)
-      : this.#io.write(CommonConfig.DEVICE_STATUS, 1, value);
-  }
-
-  readStatus(): Promise<number> {
-    return this.#io.read(
-      this.#legacy ? LegacyRegister.DEVICE_STATUS : CommonConfig.DEVICE_STATUS,
-      1,
-    );
-  }
-
-  async reset(): Promise<void> {
-    await this.status(0);
-    for (let turn = 0; (await this.readStatus()) !== 0; turn++) {
-      if (turn === 1000) throw new Error("the reset never ends");
-      await this.settle();
-    }
-  }
-
-  /** Words of what is offered. */
-  async offered(): Promise<number[]> {
-    if (this.#legacy) return [await this.#io.read(LegacyRegister.DEVICE_FEATURES, 4)];
-    const words: number[] = [];
-    for (let i = 0; i < 2; i++) {
-      await this.#io.write(CommonConfig.DEVICE_FEATURE_SELECT, 4, i);
-      words.push(await this.#io.read(CommonConfig.DEVICE_FEATURE, 4));
-    }
-    return words;
-  }
-
   async negotiate(accept?: readonly (ScsiFeature | ReservedFeature)[]): Promise<void> {
-    await this.reset();
-    await this.status(DeviceStatus.ACKNOWLEDGE);
-    await this.status(DeviceStatus.ACKNOWLEDGE | DeviceStatus.DRIVER);
+    await this.acknowledge();
     const [low = 0] = await this.offered();
     const all = Object.values(ScsiFeature).filter((bit) => typeof bit === "number");
-    const words = [0, 1];
-    for (const bit of accept ?? all.filter((one) => (low & (1 << one)) !== 0))
-      words[bit >>> 5] = ((words[bit >>> 5] ?? 0) | (1 << (bit & 31))) >>> 0;
-    if (!this.#legacy && accept === undefined)
-      words[1] = ((words[1] ?? 0) | (1 << (ReservedFeature.RING_RESET - 32))) >>> 0;
-    if (this.#legacy) {
-      await this.#io.write(LegacyRegister.DRIVER_FEATURES, 4, words[0] ?? 0);
-      return;
-    }
-    for (const [i, word] of words.entries()) {
-      await this.#io.write(CommonConfig.DRIVER_FEATURE_SELECT, 4, i);
-      await this.#io.write(CommonConfig.DRIVER_FEATURE, 4, word);
-    }
-    await this.status(11);
-    if (((await this.readStatus()) & DeviceStatus.FEATURES_OK) === 0)
-      throw new Error("the device did not agree");
-  }
-
-  async enable(index: number): Promise<void> {
-    const io = this.#io;
-    if (this.#legacy) {
-      await io.write(LegacyRegister.QUEUE_SELECT, 2, index);
-      const size = await io.read(LegacyRegister.QUEUE_SIZE, 2);
-      const queue = new BareQueue(this.machine.memory, size, true);
-      this.queues[index] = queue;
-      await io.write(LegacyRegister.QUEUE_ADDRESS, 4, queue.ring.address / 4096);
-      return;
-    }
-    await io.write(CommonConfig.QUEUE_SELECT, 2, index);
-    const size = await io.read(CommonConfig.QUEUE_SIZE, 2);
-    const queue = new BareQueue(this.machine.memory, size, false);
-    this.queues[index] = queue;
-    const { address } = queue.ring;
-    for (const [at, value] of [
-      [CommonConfig.QUEUE_DESC, address],
-      [CommonConfig.QUEUE_DRIVER, address + queue.driverAt],
-      [CommonConfig.QUEUE_DEVICE, address + queue.deviceAt(false)],
-    ] as const) {
-      await io.write(at, 4, value);
-      await io.write(at + 4, 4, 0);
-    }
-    await io.write(CommonConfig.QUEUE_ENABLE, 2, 1);
-  }
-
-  async resetQueue(index: number): Promise<void> {
-    await this.#io.write(CommonConfig.QUEUE_SELECT, 2, index);
-    await this.#io.write(CommonConfig.QUEUE_RESET, 2, 1);
-    for (let turn = 0; (await this.#io.read(CommonConfig.QUEUE_RESET, 2)) !== 0; turn++) {
-      if (turn === 1000) throw new Error("the reset never ends");
-      await this.settle();
-    }
+    const reserved = this.onLegacy ? [] : [ReservedFeature.RING_RESET];
+    const bits = accept ?? [...all.filter((bit) => (low & (1 << bit)) !== 0), ...reserved];
+    if (!(await this.agree(featureWords(bits)))) throw new Error("the device did not agree");
   }
 
   /** Everything up to DRIVER_OK. @param buffers - event buffers that are posted before */
@@ -249,32 +130,13 @@ export class ScsiGuest {
     for (let index = 0; index < ScsiQueue.REQUEST + this.#requestQueues; index++)
       await this.enable(index);
     for (let n = 0; n < buffers; n++) this.queue(ScsiQueue.EVENT).offer([ScsiEventBuffer.SIZE]);
-    await this.status(this.#legacy ? 7 : 15);
+    await this.driverOk();
     await this.settle();
-  }
-
-  queue(index: number): BareQueue {
-    const queue = this.queues[index];
-    if (queue === undefined) throw new Error(`no queue ${index}`);
-    return queue;
-  }
-
-  ring(index: number): Promise<void> {
-    return this.#legacy
-      ? this.#io.write(LegacyRegister.QUEUE_NOTIFY, 2, index)
-      : this.#io.write(NOTIFY_AT + index * 4, 2, index);
   }
 
   field(name: ScsiConfigField): Promise<number> {
     const [offset, width] = ScsiConfig[name];
-    return this.#io.read(
-      (this.#legacy ? LEGACY_CONFIG_AT : DEVICE_AT) + offset,
-      width as 1 | 2 | 4,
-    );
-  }
-
-  writeConfig(offset: number, width: 1 | 2 | 4, value: number): Promise<void> {
-    return this.#io.write((this.#legacy ? LEGACY_CONFIG_AT : DEVICE_AT) + offset, width, value);
+    return this.readConfig(offset, width as 1 | 2 | 4);
   }
 
   // ── commands ────────────────────────────────────────────────────────────────
@@ -411,26 +273,6 @@ export class ScsiGuest {
     for (let n = 0; n < count; n++) this.queue(ScsiQueue.EVENT).offer([size]);
     await this.ring(ScsiQueue.EVENT);
     await this.settle();
-  }
-
-  // ── waiting ─────────────────────────────────────────────────────────────────
-
-  async until(done: () => boolean): Promise<void> {
-    for (let turn = 0; !done(); turn++) {
-      if (turn === 1000) throw new Error("it never came");
-      await this.settle();
-    }
-  }
-
-  async settle(): Promise<void> {
-    await new Promise<void>((resolve) => this.machine.tasks.enqueue(resolve));
-    await new Promise<void>((resolve) => setImmediate(resolve));
-  }
-
-  /** Rules of SCSI that it broke: it looks for no capabilities, and so breaks others. */
-  clauses(): string[] {
-    const clauses = new Set(this.rules.violations.map(({ clause }) => clause));
-    return [...clauses].filter((clause) => clause.startsWith("SCSI-"));
   }
 }
 
