@@ -2,6 +2,7 @@
 import type { GuestMemory, GuestMemoryRegion } from "@virtio/core";
 import { DESCRIPTOR_SIZE, DescriptorFlag } from "@virtio/core/ring";
 import { CopyWords, RegionWords } from "./copy-words.js";
+import { GuestViews } from "./guest-views.js";
 import type { GuestWords } from "./guest-words.js";
 
 /** Words of a segment. */
@@ -22,16 +23,18 @@ const SHORT = 64;
 const WORDS_MIN = 8;
 const WORDS_MAX = 512;
 
-/** Words of both sides of a copy. */
+/** Words of both sides of a copy, and views of the guest's. */
 export interface CopySides {
   readonly guest: RegionWords;
   readonly own: CopyWords;
+  readonly views: GuestViews;
 }
 
 /** For the chains of one queue. */
 export const copySides = (memory: GuestMemory): CopySides => ({
   guest: new RegionWords(memory),
   own: new CopyWords(),
+  views: new GuestViews(),
 });
 
 /** A chain that a device holds, as it is saved. */
@@ -198,7 +201,12 @@ export class DeviceChain {
   /** Copies readable bytes from position `at` on into `into`, from its byte `start` up to `end`; returns how many there were. */
   read(at: number, into: Uint8Array, start: number = 0, end: number = into.length): number {
     const n = end - start;
-    if (this.#count === 1 && n >= WORDS_MIN && n <= WORDS_MAX && at + n <= this.readableLength) {
+    if (
+      n >= WORDS_MIN &&
+      n <= WORDS_MAX &&
+      this.#readableCount > 0 &&
+      at + n <= (this.#segments[Segment.LENGTH] as number)
+    ) {
       const { guest, own } = this.#sides;
       const theirs = this.#locate(at);
       const ours = own.locate(into, start);
@@ -241,6 +249,18 @@ export class DeviceChain {
     words[word + 1] = second;
     words[word + 2] = third;
     return true;
+  }
+
+  /** Writes the last writable byte, where devices have their status; there must be one. */
+  writeLast(value: number): void {
+    const segments = this.#segments;
+    const s = (this.#count - 1) << 2;
+    const region = segments[s + Segment.REGION] as number;
+    const { guest } = this.#sides;
+    const last = (segments[s + Segment.LENGTH] as number) - 1;
+    if (guest.of(region))
+      guest.bytes[(((segments[s + Segment.LOW] as number) + guest.lead) | 0) + last] = value;
+    else this.#region(s).bytes[this.#offset(s) + last] = value;
   }
 
   /** Writes `length` bytes of `value` from writable position 0 on. */
@@ -302,7 +322,7 @@ export class DeviceChain {
       const n = Math.min(whole - skip, end - next);
       if (n > SHORT) {
         if (toGuest) guest.set(bytes.subarray(next, next + n), from);
-        else bytes.set(guest.subarray(from, from + n), next);
+        else bytes.set(this.#sides.views.of(guest, from, n), next);
       } else if (toGuest) for (let i = 0; i < n; i++) guest[from + i] = bytes[next + i] as number;
       else for (let i = 0; i < n; i++) bytes[next + i] = guest[from + i] as number;
       next += n;

@@ -128,6 +128,43 @@ const cases: Readonly<Record<string, (r: Rig) => void>> = {
     }
   },
 
+  "reads a header from the first of several segments, and writes the last byte of the last": (
+    r,
+  ) => {
+    const { driver, device, data, mode } = r;
+    if (mode.size < 3) return;
+    for (const [shift, length] of [
+      [0, 16],
+      [1, 16],
+      [0, 12],
+      [4, 20],
+    ] as const) {
+      for (let i = 0; i < 64; i++) data.bytes[i] = 0x80 + i;
+      const at = data.address + shift;
+      const segments = new Uint32Array([at, length, at + 100, 9, at + 200, 7]);
+      driver.enqueue(0, segments, 0, 2, 1);
+      driver.notify();
+      const chain = taken(device);
+      for (let i = 0; i < 9; i++) data.bytes[shift + 100 + i] = 0x40 + i;
+      const header = new Uint8Array(20);
+      expect(chain.read(0, header, 0, 16)).toBe(16);
+      const expected = [
+        ...Array.from({ length }, (_, i) => 0x80 + shift + i),
+        ...Array.from({ length: 9 }, (_, i) => 0x40 + i),
+      ];
+      expect([...header]).toEqual([...expected.slice(0, 16), 0, 0, 0, 0]);
+      data.bytes.fill(0xee, shift + 199, shift + 208);
+      chain.writeLast(0x5a);
+      expect([...data.bytes.subarray(shift + 199, shift + 208)]).toEqual([
+        ...Array<number>(7).fill(0xee),
+        0x5a,
+        0xee,
+      ]);
+      device.give(chain, 7);
+      expect(driver.dequeue()).toBe(0);
+    }
+  },
+
   "lets the device undo what it took last, over the end of the ring too: it takes the same again": (
     r,
   ) => {

@@ -280,6 +280,8 @@ describe.each(formats)("the device's end of a %s queue", (format) => {
     expect([chain.read(0, read), read[15], read[16]]).toEqual([16, 7, 0]);
     expect(chain.write(250, new Uint8Array(10).fill(3))).toBe(6);
     expect([upper.bytes[249], upper.bytes[250], upper.bytes[255]]).toEqual([0, 3, 3]);
+    chain.writeLast(9);
+    expect([upper.bytes[254], upper.bytes[255]]).toEqual([3, 9]);
     device.give(chain, 256);
     if (format === "packed") {
       // One byte over the end of its region: the next region does not begin there.

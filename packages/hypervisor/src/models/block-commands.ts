@@ -155,7 +155,8 @@ export class BlockCommands {
     const dataOut = chain.readableLength - BLOCK_HEADER_SIZE;
     const dataIn = chain.writableLength - 1;
     const sector = sectorHigh * 0x1_0000_0000 + sectorLow;
-    const ranged = rangedCommands.get(type);
+    // Most are reads and writes, the first two types: those name no ranges.
+    const ranged = type <= BlockRequestType.OUT ? undefined : rangedCommands.get(type);
     const ranges = ranged === undefined ? noRanges : this.#ranges(chain, dataOut, ranged);
     const zones = this.#zones;
     const zoned = zones !== null && hasBit(host.features, BlockFeature.ZONED);

@@ -78,7 +78,6 @@ export class BlockModel implements DeviceModel {
   readonly #configuration: BlockConfiguration;
   readonly #commands: BlockCommands;
   readonly #lies: BlockLies;
-  readonly #status = new Uint8Array(1);
   readonly #backlogs: readonly Backlog[];
   #host: ModelHost | null = null;
   #capacityRules: CapacityRules | null = null;
@@ -249,10 +248,9 @@ export class BlockModel implements DeviceModel {
   #finish(queue: DeviceQueue, chain: DeviceChain, status: BlockStatus | null): void {
     const lies = this.#lies;
     if (status !== null) {
-      this.#status[0] = lies.status?.(status) ?? status;
       // used.len counts from the first writable byte: what comes before the status was written, or is cleared now (§2.7.8.2).
       if (status !== BlockStatus.OK) chain.fill(0, chain.writableLength - 1);
-      chain.write(chain.writableLength - 1, this.#status);
+      chain.writeLast(lies.status?.(status) ?? status);
     }
     // Made visible by host.used(), which follows: one ordered store for a batch.
     const length = chain.writableLength;
