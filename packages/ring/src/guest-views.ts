@@ -1,7 +1,7 @@
 // Views of guest memory, kept: a driver uses its buffers again and again, and a new view costs a third of a copy of 4 KiB.
 
 /** Views that are kept, a power of two. */
-const SLOTS = 256;
+const SLOTS = 1024;
 
 const none = new Uint8Array(0);
 
