@@ -4,12 +4,12 @@ import { BlockFeature } from "@virtio/core/block";
 import {
   type Check,
   checkOptions,
+  chosen,
   commonChecks,
   commonProperties,
   type FeatureTable,
   featureProperties,
   type Properties,
-  powerOfTwo,
   refuseFor,
   whole,
 } from "./device-properties.js";
@@ -21,15 +21,11 @@ export function blk(options: BlkOptions = {}): BlkSpec {
   return { kind: "blk", ...options };
 }
 
-/** Sizes of a queue that QEMU takes. */
-const QUEUE_SIZE_MIN = 4;
-const QUEUE_SIZE_MAX = 1024;
-
 /** Every option of a blk, and what its value must be. */
 const checks: Readonly<Record<string, Check>> = {
   ...mediumChecks,
   queues: whole(1, 64),
-  queueSize: powerOfTwo(QUEUE_SIZE_MIN, QUEUE_SIZE_MAX),
+  queueSize: chosen,
   ...commonChecks,
 };
 

@@ -30,12 +30,11 @@ export const fixed =
   (size: number, why: string): Check =>
   (value) =>
     value === size ? null : `is not ${size}, ${why}`;
-export const powerOfTwo =
-  (min: number, max: number): Check =>
-  (value) =>
-    whole(min, max)(value) === null && Number.isInteger(Math.log2(Number(value)))
-      ? null
-      : `is not a power of two from ${min} to ${max} (QEMU's limits)`;
+/** For a size of queues that QEMU lets one choose. */
+export const chosen: Check = (value) =>
+  whole(4, 1024)(value) === null && Number.isInteger(Math.log2(Number(value)))
+    ? null
+    : "is not a power of two from 4 to 1024 (QEMU's limits)";
 
 /** Every option that all devices take, but for `queueSize`, whose limits differ. */
 export const commonChecks: Readonly<Record<string, Check>> = {

@@ -4,12 +4,12 @@ import { ScsiFeature } from "@virtio/core/scsi";
 import {
   type Check,
   checkOptions,
+  chosen,
   commonChecks,
   commonProperties,
   type FeatureTable,
   featureProperties,
   type Properties,
-  powerOfTwo,
   refuseFor,
   whole,
 } from "./device-properties.js";
@@ -21,16 +21,12 @@ export function scsi(options: ScsiOptions = {}): ScsiSpec {
   return { kind: "scsi", ...options };
 }
 
-/** Sizes of a queue that QEMU takes. */
-const QUEUE_SIZE_MIN = 4;
-const QUEUE_SIZE_MAX = 1024;
-
 const checks: Readonly<Record<string, Check>> = {
   ...mediumChecks,
   queues: whole(1, 64),
   target: whole(0, 255),
   lun: whole(0, 16383),
-  queueSize: powerOfTwo(QUEUE_SIZE_MIN, QUEUE_SIZE_MAX),
+  queueSize: chosen,
   ...commonChecks,
 };
 
